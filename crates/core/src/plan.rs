@@ -1,0 +1,425 @@
+//! What will be done: a release, the steps that bring it live, and the strategy that orders them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A numbered release, `000012-3fa9c1b`: the order of deployments, then the commit it was built from.
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReleaseId(pub String);
+
+impl ReleaseId {
+    /// The id for the `number`th release of `commit` (a full hex commit).
+    #[must_use]
+    pub fn new(number: u32, commit: &str) -> Self {
+        ReleaseId(format!("{number:06}-{}", commit.get(..7).unwrap_or(commit)))
+    }
+
+    /// Reads an id back from a folder's name; `None` when the name is not of this form.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (number, commit) = name.split_once('-')?;
+        let digits = number.len() == 6 && number.bytes().all(|b| b.is_ascii_digit());
+        let hex = commit.len() == 7 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        (digits && hex).then(|| ReleaseId(name.to_owned()))
+    }
+
+    /// The number part.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.0.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Numbered code: what a run brings live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its number and short commit; also the name of its folder.
+    pub id: ReleaseId,
+    /// The full commit, in hex.
+    pub commit: String,
+    /// The branch or revision that was asked for.
+    pub branch: String,
+    /// Who wrote the commit, as git names them.
+    #[serde(default)]
+    pub author: String,
+    /// The commit's first line.
+    #[serde(default)]
+    pub subject: String,
+}
+
+/// How a release is brought live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Old and new run side by side for a moment; nobody notices. Only without a pending migration.
+    Overlap,
+    /// Requests wait at the shut door while the release behind it is changed.
+    Hold,
+    /// No front door: the app is stopped, changed and started; users see the gap.
+    Restart,
+}
+
+impl Strategy {
+    /// The word used in reports and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Strategy::Overlap => "overlap",
+            Strategy::Hold => "hold",
+            Strategy::Restart => "restart",
+        }
+    }
+
+    /// The steps from the prepared release to the end, in order.
+    #[must_use]
+    pub fn steps(self) -> &'static [Step] {
+        use Step::{
+            Commit, Hold, Migrate, Open, Prove, Retire, Snapshot, Start, StartWorkers, Stop, StopWorkers,
+            Switch, Watch,
+        };
+        match self {
+            Strategy::Overlap => &[Start, Prove, Commit, Switch, Open, Retire, Watch],
+            Strategy::Hold => &[
+                Hold, StopWorkers, Stop, Snapshot, Migrate, Switch, Start, Prove, Commit, Open, StartWorkers,
+                Watch,
+            ],
+            // With another door in front, "privately" is impossible: users reach the new release at its first
+            // start, so the commit point comes before it.
+            Strategy::Restart => {
+                &[StopWorkers, Stop, Snapshot, Migrate, Switch, Commit, Start, Open, Prove, StartWorkers, Watch]
+            }
+        }
+    }
+}
+
+/// One named thing that a run does, and that it can undo until the commit point.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Bring the revision into the mirror and give it a number.
+    Fetch,
+    /// Write the release folder, link what is shared, run the build commands.
+    Build,
+    /// Back up the live database and verify the copy.
+    Backup,
+    /// Try the release's migrations on a copy of the live database.
+    Rehearse,
+    /// Shut the door; requests wait. Drain what is running.
+    Hold,
+    /// Stop the declared other writers.
+    StopWorkers,
+    /// Stop the old release.
+    Stop,
+    /// Copy the database as it is now that nobody writes: PRE.
+    Snapshot,
+    /// Run the pending migrations; note the database as they left it: POST.
+    Migrate,
+    /// Make the release `current`.
+    Switch,
+    /// Start the new release and wait until it answers with its own id.
+    Start,
+    /// Smoke tests, counts and versions against the started release.
+    Prove,
+    /// From here the new release may take writes.
+    Commit,
+    /// Let users in to the new release.
+    Open,
+    /// Drain and stop the old release, which still ran beside the new one.
+    Retire,
+    /// Start the declared other writers again.
+    StartWorkers,
+    /// Look at errors for the configured time.
+    Watch,
+}
+
+impl Step {
+    /// The steps before a strategy is chosen; none of them touches production.
+    pub const PREPARATION: &'static [Step] = &[Step::Fetch, Step::Build, Step::Backup, Step::Rehearse];
+
+    /// What a person reads while it is going on.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Step::Fetch => "Fetch the code",
+            Step::Build => "Build the release",
+            Step::Backup => "Back up the database",
+            Step::Rehearse => "Rehearse on a copy",
+            Step::Hold => "Hold requests at the door",
+            Step::StopWorkers => "Stop the workers",
+            Step::Stop => "Stop the old release",
+            Step::Snapshot => "Take the final snapshot",
+            Step::Migrate => "Migrate the database",
+            Step::Switch => "Make the release current",
+            Step::Start => "Start the new release",
+            Step::Prove => "Prove the new release",
+            Step::Commit => "Commit point",
+            Step::Open => "Open the door",
+            Step::Retire => "Retire the old release",
+            Step::StartWorkers => "Start the workers",
+            Step::Watch => "Watch for errors",
+        }
+    }
+
+    /// The word used in the journal and in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Step::Fetch => "fetch",
+            Step::Build => "build",
+            Step::Backup => "backup",
+            Step::Rehearse => "rehearse",
+            Step::Hold => "hold",
+            Step::StopWorkers => "stop-workers",
+            Step::Stop => "stop",
+            Step::Snapshot => "snapshot",
+            Step::Migrate => "migrate",
+            Step::Switch => "switch",
+            Step::Start => "start",
+            Step::Prove => "prove",
+            Step::Commit => "commit",
+            Step::Open => "open",
+            Step::Retire => "retire",
+            Step::StartWorkers => "start-workers",
+            Step::Watch => "watch",
+        }
+    }
+}
+
+/// What the rehearsal on a copy measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// The migrations that are not applied yet, in order.
+    pub pending: Vec<Pending>,
+    /// Whether the app changes its schema by itself (a migrate command, or at start), so that what is pending
+    /// cannot be known without running it.
+    pub migrates_itself: bool,
+    /// How long the migrations took on the copy, milliseconds.
+    pub migrate_ms: u64,
+    /// How long a snapshot of the database took, milliseconds.
+    pub snapshot_ms: u64,
+    /// How long a restore is expected to take, milliseconds.
+    pub restore_ms: u64,
+    /// What would be lost and nobody acknowledged: each as it must be typed after `--acknowledge`.
+    pub unacknowledged: Vec<String>,
+}
+
+/// One migration that a run will apply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Its version number.
+    pub version: i64,
+    /// Its description, from the file's name.
+    pub description: String,
+    /// What the rehearsal's differences make of it: `additive`, `rebuild`, `destructive`...
+    pub class: String,
+    /// How long it took on the copy, milliseconds.
+    pub ms: u64,
+    /// How it has to be run so that nothing is lost, in words.
+    pub mode: String,
+}
+
+/// The chosen strategy and why; what `plan` shows and the journal keeps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What was chosen.
+    pub strategy: Strategy,
+    /// Why, each a sentence.
+    pub reasons: Vec<String>,
+    /// How long requests will wait, milliseconds; 0 for an overlap.
+    pub predicted_hold_ms: u64,
+}
+
+/// What limits a choice of strategy.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Whether a front door stands before the app.
+    pub front: bool,
+    /// The longest hold that users are asked to bear, milliseconds; undo included.
+    pub hold_budget_ms: u64,
+    /// How long the app takes to stop and to start, as last measured, milliseconds.
+    pub restart_ms: u64,
+}
+
+/// Why no strategy fits. Production is untouched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// Data would be lost and nobody acknowledged it; the words to type.
+    Loss(Vec<String>),
+    /// The hold would be longer than the budget: predicted and allowed, milliseconds.
+    TooLong {
+        /// What the rehearsal predicts.
+        predicted_ms: u64,
+        /// What `[front].hold_budget` allows.
+        budget_ms: u64,
+    },
+}
+
+/// Chooses the strategy from what the rehearsal measured.
+///
+/// # Errors
+/// A [`Refusal`] when production must not be touched as things are.
+pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal> {
+    if !rehearsal.unacknowledged.is_empty() {
+        return Err(Refusal::Loss(rehearsal.unacknowledged.clone()));
+    }
+    let pending = rehearsal.pending.len();
+    let mut reasons = Vec::new();
+    if rehearsal.migrates_itself {
+        reasons.push("the app may change its schema by itself".to_owned());
+    } else if pending == 0 {
+        reasons.push("no migration is pending".to_owned());
+    } else {
+        let ms = rehearsal.migrate_ms;
+        reasons.push(format!("{pending} pending migration(s) took {ms} ms on a copy of the database"));
+    }
+    if !limits.front {
+        reasons.push("there is no [front], so users see the gap while the app restarts".to_owned());
+        return Ok(Decision { strategy: Strategy::Restart, reasons, predicted_hold_ms: 0 });
+    }
+    if pending == 0 && !rehearsal.migrates_itself {
+        return Ok(Decision { strategy: Strategy::Overlap, reasons, predicted_hold_ms: 0 });
+    }
+    // Twice the migration: the copy was warm in the page cache, production's file need not be.
+    let predicted_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
+    let with_undo_ms = predicted_ms + rehearsal.restore_ms + limits.restart_ms / 2;
+    if with_undo_ms > limits.hold_budget_ms {
+        return Err(Refusal::TooLong { predicted_ms: with_undo_ms, budget_ms: limits.hold_budget_ms });
+    }
+    reasons.push(format!(
+        "predicted hold {predicted_ms} ms, {with_undo_ms} ms with an undo, within the budget of {} ms",
+        limits.hold_budget_ms
+    ));
+    Ok(Decision { strategy: Strategy::Hold, reasons, predicted_hold_ms: predicted_ms })
+}
+
+/// One smoke test: a request, or steps that share cookies and captured values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Smoke {
+    /// What it proves, as on the paper: "Homepage loads without errors".
+    pub name: String,
+    /// The requests, in order; at least one.
+    pub steps: Vec<SmokeStep>,
+    /// Whether it writes to the database; then it runs on a copy only, unless `production`.
+    pub writes: bool,
+    /// Whether a writing test may run against production, behind the shut door.
+    pub production: bool,
+}
+
+/// One request of a smoke test and what its answer must be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SmokeStep {
+    /// `GET`, `POST`, `PUT`, `PATCH`, `DELETE` or `HEAD`.
+    pub method: String,
+    /// The path with its query; `{name}` is replaced by a captured value.
+    pub path: String,
+    /// Request headers; values may hold `{name}`.
+    pub headers: BTreeMap<String, String>,
+    /// Form fields, sent url-encoded; values may hold `{name}`.
+    pub form: BTreeMap<String, String>,
+    /// A JSON body as text; may hold `{name}`. Not together with `form`.
+    pub json: Option<String>,
+    /// The expected status; without it, any status below 400.
+    pub status: Option<u16>,
+    /// Texts that the body must hold.
+    pub contains: Vec<String>,
+    /// Texts that the body must not hold.
+    pub lacks: Vec<String>,
+    /// Response headers that must hold the given text.
+    pub expect_headers: BTreeMap<String, String>,
+    /// Values to keep for later steps.
+    pub capture: BTreeMap<String, Capture>,
+}
+
+/// Where a captured value comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Capture {
+    /// The first element that a CSS selector finds: an attribute of it, or its text when `attr` is absent.
+    Css {
+        /// The selector.
+        css: String,
+        /// The attribute.
+        attr: Option<String>,
+    },
+    /// A JSON pointer into a JSON body.
+    Json(String),
+    /// A response header.
+    Header(String),
+    /// The first group of a regular expression over the body.
+    Regex(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { front: true, hold_budget_ms: 10_000, restart_ms: 1_000 }
+    }
+
+    fn pending() -> Rehearsal {
+        let one = Pending {
+            version: 2,
+            description: "note".into(),
+            class: "rebuild".into(),
+            ms: 50,
+            mode: "keys off".into(),
+        };
+        Rehearsal { pending: vec![one], migrate_ms: 50, ..Rehearsal::default() }
+    }
+
+    #[test]
+    fn a_release_id_reads_back_from_its_folder() {
+        let id = ReleaseId::new(12, "3fa9c1b0deadbeef");
+        assert_eq!(id.0, "000012-3fa9c1b");
+        assert_eq!(ReleaseId::parse(&id.0), Some(id.clone()));
+        assert_eq!(id.number(), 12);
+        for other in ["12-3fa9c1b", "000012_3fa9c1b", "000012-3fa9c1", ".partial", "000012-zzzzzzz"] {
+            assert_eq!(ReleaseId::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn without_a_migration_nobody_notices() {
+        let decision = decide(&Rehearsal::default(), limits()).unwrap();
+        assert_eq!(decision.strategy, Strategy::Overlap);
+    }
+
+    #[test]
+    fn a_migration_is_held_and_an_app_that_migrates_itself_too() {
+        assert_eq!(decide(&pending(), limits()).unwrap().strategy, Strategy::Hold);
+        let itself = Rehearsal { migrates_itself: true, ..Rehearsal::default() };
+        assert_eq!(decide(&itself, limits()).unwrap().strategy, Strategy::Hold);
+    }
+
+    #[test]
+    fn a_loss_nobody_acknowledged_refuses_before_anything_else() {
+        let rehearsal = Rehearsal { unacknowledged: vec!["rows:orders".into()], ..pending() };
+        assert_eq!(decide(&rehearsal, limits()), Err(Refusal::Loss(vec!["rows:orders".into()])));
+    }
+
+    #[test]
+    fn a_hold_over_the_budget_is_refused_with_both_figures() {
+        let rehearsal = Rehearsal { migrate_ms: 6_000, ..pending() };
+        let refusal = decide(&rehearsal, limits()).unwrap_err();
+        assert_eq!(refusal, Refusal::TooLong { predicted_ms: 13_500, budget_ms: 10_000 });
+    }
+
+    #[test]
+    fn without_a_front_door_the_commit_point_comes_before_the_first_start() {
+        let steps = Strategy::Restart.steps();
+        let at = |step| steps.iter().position(|s| *s == step).unwrap();
+        assert!(at(Step::Commit) < at(Step::Start));
+        let steps = Strategy::Hold.steps();
+        let at = |step| steps.iter().position(|s| *s == step).unwrap();
+        assert!(at(Step::Prove) < at(Step::Commit) && at(Step::Commit) < at(Step::Open));
+    }
+}

@@ -1,0 +1,374 @@
+//! What was done: events, and the state that is folded from them. The state is never stored beside the events.
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::Check;
+use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
+use crate::ports::{Failure, FailureKind, Moment};
+
+/// The version of the record format written by this program; see `docs/record-format.md`.
+pub const FORMAT: u32 = 1;
+
+/// One line of a journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// From 0, without gaps.
+    pub seq: u64,
+    /// Wall clock, RFC 3339 UTC.
+    pub at: String,
+    /// Steady clock, milliseconds; comparable within one boot.
+    pub moment: Moment,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What kind of run it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Brings a new release live.
+    Deploy,
+    /// Brings an earlier release live again.
+    Rollback,
+}
+
+impl Kind {
+    /// The word used in reports and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Deploy => "deploy",
+            Kind::Rollback => "rollback",
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Deploy or rollback.
+    pub kind: Kind,
+    /// The app's name.
+    pub app: String,
+    /// The run's number.
+    pub run: u32,
+    /// Who asked, as the system knows them.
+    pub by: String,
+    /// The revision or release that was asked for.
+    pub asked: Option<String>,
+    /// The release that is live now; `None` before the first.
+    pub from: Option<ReleaseId>,
+    /// For a rollback: the release to bring back.
+    pub to: Option<Release>,
+    /// Acknowledgements, as typed.
+    #[serde(default)]
+    pub acknowledged: Vec<String>,
+    /// Whether to look at errors after the switch.
+    pub watch: bool,
+    /// Version of the program.
+    pub tool: String,
+    /// The record format, [`FORMAT`].
+    pub format: u32,
+    /// Boot id; a [`Moment`] of another boot means nothing.
+    pub boot: String,
+}
+
+/// Exactly one of these ends a run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// Production was never touched.
+    Unchanged,
+    /// Production was touched and is as it was before.
+    Undone,
+    /// The new release serves.
+    Live,
+    /// The earlier release serves again.
+    RolledBack,
+}
+
+impl Ending {
+    /// The word used in reports and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Ending::Unchanged => "unchanged",
+            Ending::Undone => "undone",
+            Ending::Live => "live",
+            Ending::RolledBack => "rolled-back",
+        }
+    }
+}
+
+/// Something that happened in a run. Intent is journaled and synced before an act, the outcome after it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant, reason = "events are made one at a time and written at once")]
+pub enum Event {
+    /// The first event of every run.
+    Started {
+        /// What was asked for.
+        order: Order,
+    },
+    /// The release has a number.
+    Numbered {
+        /// The release.
+        release: Release,
+    },
+    /// The rehearsal's figures and the strategy chosen from them.
+    Planned {
+        /// What was measured.
+        rehearsal: Rehearsal,
+        /// What was chosen and why.
+        decision: Decision,
+    },
+    /// A step begins: the intent.
+    StepStarted {
+        /// The step.
+        step: Step,
+    },
+    /// Requests wait from here to the deadline, undo included.
+    Held {
+        /// When the hold ends at the latest.
+        until: Moment,
+        /// The boot that the moment belongs to.
+        boot: String,
+    },
+    /// One observation.
+    Checked {
+        /// The step that looked.
+        step: Step,
+        /// What was seen.
+        check: Check,
+    },
+    /// A step is done.
+    StepDone {
+        /// The step.
+        step: Step,
+        /// How long it took, milliseconds.
+        ms: u64,
+    },
+    /// A step failed; what comes next depends on the commit point.
+    StepFailed {
+        /// The step.
+        step: Step,
+        /// Why.
+        failure: Failure,
+        /// How long it took, milliseconds.
+        ms: u64,
+    },
+    /// The commit point: from here the release may take writes, and there is no undo, only a rollback.
+    Committed {
+        /// The release.
+        release: ReleaseId,
+    },
+    /// The undo begins.
+    UndoStarted {
+        /// Why.
+        why: String,
+    },
+    /// A step is being undone: the intent.
+    UndoingStep {
+        /// The step.
+        step: Step,
+    },
+    /// A step is undone.
+    UndoneStep {
+        /// The step.
+        step: Step,
+        /// How long it took, milliseconds.
+        ms: u64,
+    },
+    /// Undoing a step failed; the run stays open until `plimsoll resume`.
+    UndoFailed {
+        /// The step.
+        step: Step,
+        /// Why.
+        failure: Failure,
+    },
+    /// A person allowed what the run was waiting for.
+    Acknowledged {
+        /// The words, as typed.
+        what: Vec<String>,
+        /// Who.
+        by: String,
+    },
+    /// Another process took over a run whose owner had died.
+    TakenOver {
+        /// Its boot id.
+        boot: String,
+        /// What it found and ended first.
+        ended: Vec<String>,
+    },
+    /// Something went wrong that does not change the outcome.
+    Warned {
+        /// What.
+        what: String,
+    },
+    /// The last event of every run.
+    Ended {
+        /// How production is now.
+        ending: Ending,
+        /// The exit code of the command that asked.
+        exit: u8,
+        /// One sentence for a person.
+        message: String,
+        /// Milliseconds in which no user could be served or had to wait.
+        hold_ms: u64,
+        /// Milliseconds of the whole run.
+        ms: u64,
+    },
+}
+
+/// The exit codes of the contract.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// A check failed or the run was interrupted and undone; production is as it was.
+    pub const FAILED: u8 = 1;
+    /// Usage, configuration, or `serve` is not there.
+    pub const USAGE: u8 = 2;
+    /// Blocked until a person does something; nothing changed.
+    pub const BLOCKED: u8 = 3;
+    /// Interrupted and not yet resolved.
+    pub const UNRESOLVED: u8 = 4;
+    /// Live, but a later step failed.
+    pub const LIVE_BUT: u8 = 5;
+    /// Rolled back after the commit point, or a rollback with values set aside.
+    pub const ROLLED_BACK: u8 = 6;
+    /// A bug.
+    pub const BUG: u8 = 70;
+}
+
+/// The exit code for a run that ended so, because of `failure` if there was one. The only place that decides it
+/// for runs.
+#[must_use]
+pub fn exit_code(ending: Ending, failure: Option<&Failure>) -> u8 {
+    let Some(failure) = failure else { return exit::DONE };
+    match (ending, failure.kind) {
+        (Ending::Live | Ending::RolledBack, _) => exit::LIVE_BUT,
+        (_, FailureKind::Blocked) => exit::BLOCKED,
+        (_, FailureKind::Usage) => exit::USAGE,
+        (_, FailureKind::Frozen) => exit::UNRESOLVED,
+        (_, FailureKind::Bug) => exit::BUG,
+        (_, FailureKind::Failed | FailureKind::Interrupted) => exit::FAILED,
+    }
+}
+
+/// What the events of a run say about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// What was asked for.
+    pub order: Option<Order>,
+    /// The release, once it has a number.
+    pub release: Option<Release>,
+    /// The rehearsal, once it was made.
+    pub rehearsal: Option<Rehearsal>,
+    /// The strategy, once chosen.
+    pub decision: Option<Decision>,
+    /// Steps that began, in order.
+    pub started: Vec<Step>,
+    /// Steps that are done.
+    pub done: Vec<Step>,
+    /// The failure that stopped the run forward.
+    pub failure: Option<(Step, Failure)>,
+    /// Why an undo began.
+    pub undoing: Option<String>,
+    /// Steps that are undone.
+    pub undone: Vec<Step>,
+    /// The undo that failed last, if none succeeded since.
+    pub undo_failure: Option<(Step, Failure)>,
+    /// Whether the commit point is passed.
+    pub committed: bool,
+    /// When the hold began and ends at the latest.
+    pub held: Option<(Moment, Moment)>,
+    /// How the run ended.
+    pub ended: Option<(Ending, u8, String)>,
+    /// Every observation, in order.
+    pub checks: Vec<(Step, Check)>,
+    /// Acknowledgements, as typed, those given later included.
+    pub acknowledged: Vec<String>,
+    /// Things that went wrong without changing the outcome.
+    pub warnings: Vec<String>,
+    /// The next sequence number.
+    pub next_seq: u64,
+}
+
+impl State {
+    /// Folds events into a state. Any prefix of a run's events is fine.
+    pub fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> State {
+        let mut state = State::default();
+        for entry in entries {
+            state.apply(entry);
+        }
+        state
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.next_seq = entry.seq + 1;
+        match &entry.event {
+            Event::Started { order } => {
+                self.acknowledged.clone_from(&order.acknowledged);
+                self.release.clone_from(&order.to);
+                self.order = Some(order.clone());
+            }
+            Event::Numbered { release } => self.release = Some(release.clone()),
+            Event::Planned { rehearsal, decision } => {
+                self.rehearsal = Some(rehearsal.clone());
+                self.decision = Some(decision.clone());
+            }
+            Event::StepStarted { step } => self.started.push(*step),
+            Event::Held { until, .. } => self.held = Some((entry.moment, *until)),
+            Event::Checked { step, check } => self.checks.push((*step, check.clone())),
+            Event::StepDone { step, .. } => self.done.push(*step),
+            Event::StepFailed { step, failure, .. } => self.failure = Some((*step, failure.clone())),
+            Event::Committed { .. } => self.committed = true,
+            Event::UndoStarted { why } => self.undoing = Some(why.clone()),
+            Event::UndoneStep { step, .. } => {
+                self.undone.push(*step);
+                self.undo_failure = None;
+            }
+            Event::UndoFailed { step, failure } => self.undo_failure = Some((*step, failure.clone())),
+            Event::Acknowledged { what, .. } => self.acknowledged.extend(what.iter().cloned()),
+            Event::Warned { what } => self.warnings.push(what.clone()),
+            Event::Ended { ending, exit, message, .. } => {
+                self.ended = Some((*ending, *exit, message.clone()));
+            }
+            Event::UndoingStep { .. } | Event::TakenOver { .. } => {}
+        }
+    }
+
+    /// Whether the run is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// The strategy, once chosen.
+    #[must_use]
+    pub fn strategy(&self) -> Option<Strategy> {
+        self.decision.as_ref().map(|d| d.strategy)
+    }
+
+    /// Whether a step that touches production has begun.
+    #[must_use]
+    pub fn touched(&self) -> bool {
+        self.started.iter().any(|s| !Step::PREPARATION.contains(s))
+    }
+
+    /// The steps to undo, last first: begun, not undone yet.
+    #[must_use]
+    pub fn to_undo(&self) -> Vec<Step> {
+        self.started.iter().rev().copied().filter(|s| !self.undone.contains(s)).collect()
+    }
+
+    /// After the commit point: the steps still to do, in order.
+    #[must_use]
+    pub fn to_finish(&self) -> Vec<Step> {
+        let Some(strategy) = self.strategy() else { return Vec::new() };
+        let steps = strategy.steps();
+        let after = steps.iter().position(|s| *s == Step::Commit).map_or(0, |at| at + 1);
+        steps[after..].iter().copied().filter(|s| !self.done.contains(s)).collect()
+    }
+}
