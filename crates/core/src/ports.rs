@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
-use crate::plan::{Rehearsal, Release, ReleaseId, Step, Strategy};
-use crate::record::{Entry, Event};
+use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Strategy};
+use crate::record::{Entry, Event, Kind};
 
 /// Why a step could not be done. Always says what failed, why, and what a person types next; the engine adds
 /// what state production is in.
@@ -103,6 +103,11 @@ pub trait Journal {
     /// # Errors
     /// When it is not safely on the disk; the caller must not go on.
     fn append(&mut self, entry: &Entry) -> Result<(), Failure>;
+    /// Reserves the space that the rest of the run needs, so that a full disk cannot stop an undo.
+    ///
+    /// # Errors
+    /// When there is not enough; no hold may begin.
+    fn reserve(&mut self) -> Result<(), Failure>;
 }
 
 /// Who looks on, and may ask to stop.
@@ -111,6 +116,8 @@ pub trait Audience {
     fn show(&self, news: News<'_>);
     /// Who asked the run to stop, if anybody did.
     fn stop_asked(&self) -> Option<String>;
+    /// Whether production may be touched as decided: asks a person where one is there to be asked.
+    fn go_ahead(&self, release: &Release, rehearsal: &Rehearsal, decision: &Decision) -> bool;
 }
 
 /// Something to show to whoever looks on.
@@ -171,11 +178,12 @@ pub trait Database {
     /// # Errors
     /// There is no new verified backup; production is untouched.
     fn backup(&mut self) -> Result<Vec<Check>, Failure>;
-    /// Tries the release's migrations on a copy of the live database.
+    /// Tries the release's migrations on a copy of the live database. For a rollback: says whether the earlier
+    /// release's code fits the database as it is.
     ///
     /// # Errors
     /// A migration cannot be applied, or the database is not the one the release is for.
-    fn rehearse(&mut self, release: &Release) -> Result<(Rehearsal, Vec<Check>), Failure>;
+    fn rehearse(&mut self, release: &Release, kind: Kind) -> Result<(Rehearsal, Vec<Check>), Failure>;
     /// Copies the database now that nobody writes: PRE. Reserves what an undo needs.
     ///
     /// # Errors
@@ -191,11 +199,12 @@ pub trait Database {
     /// # Errors
     /// When the database cannot be read.
     fn verify(&mut self, release: &Release) -> Result<Vec<Check>, Failure>;
-    /// Puts PRE back, unless the database still equals it. Safe to call again after a crash at any moment.
+    /// Puts PRE back, unless the database still equals it. Safe to call again after a crash at any moment, and
+    /// does nothing once it has succeeded.
     ///
     /// # Errors
-    /// [`FailureKind::Frozen`] when somebody else's writes would be lost and nobody acknowledged it.
-    fn restore(&mut self) -> Result<Restored, Failure>;
+    /// [`FailureKind::Frozen`] when somebody else's writes would be lost and `acknowledged` does not name them.
+    fn restore(&mut self, acknowledged: &[String]) -> Result<Restored, Failure>;
     /// Forgets copies that only the run needed. Never touches backups or production.
     ///
     /// # Errors
@@ -287,17 +296,11 @@ impl Ports<'_> {
     ///
     /// # Errors
     /// When the event is not safely on the disk.
-    pub fn record(&mut self, seq: &mut u64, event: Event) -> Result<(), Failure> {
+    pub fn record(&mut self, seq: &mut u64, event: Event) -> Result<Entry, Failure> {
         let entry = Entry { seq: *seq, at: self.clock.wall(), moment: self.clock.now(), event };
         self.journal.append(&entry)?;
         *seq += 1;
         self.audience.show(News::Entry(&entry));
-        Ok(())
+        Ok(entry)
     }
-}
-
-/// A step and the reason it was refused or failed, for messages.
-#[must_use]
-pub fn during(step: Step, failure: &Failure) -> String {
-    format!("{}: {failure}", step.title())
 }

@@ -244,9 +244,10 @@ pub mod exit {
 /// The exit code for a run that ended so, because of `failure` if there was one. The only place that decides it
 /// for runs.
 #[must_use]
-pub fn exit_code(ending: Ending, failure: Option<&Failure>) -> u8 {
+pub fn exit_code(kind: Kind, ending: Ending, failure: Option<&Failure>) -> u8 {
     let Some(failure) = failure else { return exit::DONE };
     match (ending, failure.kind) {
+        (Ending::RolledBack, _) if kind == Kind::Deploy => exit::ROLLED_BACK,
         (Ending::Live | Ending::RolledBack, _) => exit::LIVE_BUT,
         (_, FailureKind::Blocked) => exit::BLOCKED,
         (_, FailureKind::Usage) => exit::USAGE,
@@ -305,7 +306,8 @@ impl State {
         state
     }
 
-    fn apply(&mut self, entry: &Entry) {
+    /// Folds one more event in.
+    pub fn apply(&mut self, entry: &Entry) {
         self.next_seq = entry.seq + 1;
         match &entry.event {
             Event::Started { order } => {
