@@ -180,7 +180,9 @@ impl<'a> Engine<'a> {
 
     /// Past the commit point: does what is left, and goes on when a step fails. Returns the first failure.
     fn finish(&mut self) -> Option<Failure> {
-        let (Some(decision), Ok(release)) = (self.state.decision.clone(), self.release()) else { return None };
+        let (Some(decision), Ok(release)) = (self.state.decision.clone(), self.release()) else {
+            return None;
+        };
         let mut first = None;
         for step in self.state.to_finish() {
             if step == Step::Watch && !self.order.watch {
@@ -218,7 +220,9 @@ impl<'a> Engine<'a> {
                 })
             }
             Step::Snapshot => self.guarded(step, |engine| engine.ports.database.snapshot(forward_until)),
-            Step::Migrate => self.guarded(step, |engine| engine.ports.database.migrate(release, forward_until)),
+            Step::Migrate => {
+                self.guarded(step, |engine| engine.ports.database.migrate(release, forward_until))
+            }
             Step::Switch => self.guarded(step, |engine| engine.ports.source.switch(Some(to))),
             Step::Start => {
                 let limit = (decision.strategy == Strategy::Hold).then_some(forward_until);
@@ -584,7 +588,9 @@ fn refused(refusal: &Refusal) -> Failure {
         Refusal::TooLong { predicted_ms, budget_ms } => Failure {
             kind: FailureKind::Blocked,
             what: "the hold would take longer than its budget".into(),
-            why: format!("predicted {predicted_ms} ms with an undo, [front].hold_budget allows {budget_ms} ms"),
+            why: format!(
+                "predicted {predicted_ms} ms with an undo, [front].hold_budget allows {budget_ms} ms"
+            ),
             next: "raise [front].hold_budget if users may wait that long, or split the migration".into(),
         },
     }

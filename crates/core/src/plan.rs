@@ -89,14 +89,34 @@ impl Strategy {
         match self {
             Strategy::Overlap => &[Start, Prove, Commit, Switch, Open, Retire, Watch],
             Strategy::Hold => &[
-                Hold, StopWorkers, Stop, Snapshot, Migrate, Switch, Start, Prove, Commit, Open, StartWorkers,
+                Hold,
+                StopWorkers,
+                Stop,
+                Snapshot,
+                Migrate,
+                Switch,
+                Start,
+                Prove,
+                Commit,
+                Open,
+                StartWorkers,
                 Watch,
             ],
             // With another door in front, "privately" is impossible: users reach the new release at its first
             // start, so the commit point comes before it.
-            Strategy::Restart => {
-                &[StopWorkers, Stop, Snapshot, Migrate, Switch, Commit, Start, Open, Prove, StartWorkers, Watch]
-            }
+            Strategy::Restart => &[
+                StopWorkers,
+                Stop,
+                Snapshot,
+                Migrate,
+                Switch,
+                Commit,
+                Start,
+                Open,
+                Prove,
+                StartWorkers,
+                Watch,
+            ],
         }
     }
 }

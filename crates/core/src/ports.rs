@@ -262,8 +262,12 @@ pub trait Probe {
     ///
     /// # Errors
     /// When there is nothing to ask; a failed test is a failed [`Check`].
-    fn prove(&mut self, release: &ReleaseId, strategy: Strategy, until: Option<Moment>)
-    -> Result<Vec<Check>, Failure>;
+    fn prove(
+        &mut self,
+        release: &ReleaseId,
+        strategy: Strategy,
+        until: Option<Moment>,
+    ) -> Result<Vec<Check>, Failure>;
     /// Looks at errors for the configured time.
     ///
     /// # Errors
