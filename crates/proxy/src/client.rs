@@ -1,0 +1,140 @@
+//! A client's connection: what hyper reads and writes, and what it cannot tell: that the client has left while
+//! the request waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use rustix::net::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// How long a connection is read on, after an answer that left the request's body unread.
+const LINGER: Duration = Duration::from_secs(2);
+
+pub(crate) struct Client {
+    stream: TcpStream,
+    /// For `X-Forwarded-For`.
+    pub(crate) ip: HeaderValue,
+    /// The client is on this machine and may speak for others.
+    pub(crate) loopback: bool,
+    unread_body: AtomicBool,
+}
+
+/// The half that hyper owns.
+pub(crate) struct Io {
+    client: Arc<Client>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl Client {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Client> {
+        stream.set_nodelay(true)?;
+        let ip = peer.ip().to_canonical();
+        let text = HeaderValue::from_str(&ip.to_string()).map_err(io::Error::other)?;
+        Ok(Client { stream, ip: text, loopback: ip.is_loopback(), unread_body: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn io(self: &Arc<Client>) -> Io {
+        Io { client: Arc::clone(self), linger: None }
+    }
+
+    /// Returns once the client has closed its side or reset the connection. hyper sees that only when it reads,
+    /// and it does not read on while a body or a pipelined request lies unread.
+    pub(crate) async fn gone(&self) {
+        // PRIORITY because it waits for the same "read side closed" as READABLE, but not for data.
+        while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The answer is sent though the request's body was not read.
+    pub(crate) fn leave_body_unread(&self) {
+        self.unread_body.store(true, Relaxed);
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream = &self.client.stream;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let stream = &self.client.stream;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &self.client.stream;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write_vectored(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closing a socket with unread data resets it, and a reset can overtake the answer. So the rest of the body is
+    /// read and thrown away for a while.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        let stream = &me.client.stream;
+        if me.linger.is_none() {
+            rustix::net::shutdown(stream, Shutdown::Write)?;
+            if !me.client.unread_body.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = me.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if linger.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut waste = [0; 16 * 1024];
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read(&mut waste) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}

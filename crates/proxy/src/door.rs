@@ -1,0 +1,112 @@
+//! The front door as the engine's [`Gate`]: holds, opens and shuts it, and says what users met.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plimsoll_core::check::Check;
+use plimsoll_core::plan::ReleaseId;
+use plimsoll_core::ports::{Clock, Failure, FailureKind, Gate, Moment};
+
+use crate::page::Page;
+use crate::target::Target;
+use crate::traffic::Counts;
+use crate::FrontDoor;
+
+/// Where a running release listens; `None` when it does not run.
+pub type AddressOf = Arc<dyn Fn(&ReleaseId) -> Option<SocketAddr> + Send + Sync>;
+/// Writes (`true`) or removes (`false`) the mark that keeps others from starting the app during a hold.
+pub type HeldMark = Arc<dyn Fn(bool) -> Result<(), Failure> + Send + Sync>;
+
+/// The gate of one run.
+pub struct Door {
+    front: Arc<FrontDoor>,
+    app: String,
+    drain: Duration,
+    address_of: AddressOf,
+    held_mark: HeldMark,
+    clock: Arc<dyn Clock + Send + Sync>,
+    /// The counters when the hold began.
+    before: Option<Counts>,
+}
+
+impl Door {
+    /// A gate over `front`. Requests in flight get `drain` to end, at a hold and at a swap.
+    #[must_use]
+    pub fn new(
+        front: Arc<FrontDoor>,
+        app: &str,
+        drain: Duration,
+        address_of: AddressOf,
+        held_mark: HeldMark,
+        clock: Arc<dyn Clock + Send + Sync>,
+    ) -> Self {
+        Door { front, app: app.to_owned(), drain, address_of, held_mark, clock, before: None }
+    }
+
+    fn ms(duration: Duration) -> u64 {
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Gate for Door {
+    fn hold(&mut self, until: Moment) -> Result<Vec<Check>, Failure> {
+        (self.held_mark)(true)?;
+        self.before = Some(self.front.traffic());
+        let left = Duration::from_millis(until.since_ms(self.clock.now()));
+        self.front.gate().hold(Instant::now() + left);
+        let Some(target) = self.front.target() else {
+            let none = Check::skipped("deploy.stop", "Requests drained", "no release runs behind the door");
+            return Ok(vec![none]);
+        };
+        let in_flight = target.in_flight();
+        let drained = target.drain(self.drain.min(left));
+        let check = Check::pass("deploy.stop", "Requests held at the door")
+            .with("in_flight", in_flight as u64)
+            .with("drained_ms", Door::ms(drained.waited))
+            .with("ended", drained.ended as u64)
+            .with("hold_budget_ms", Door::ms(left));
+        Ok(vec![check])
+    }
+
+    fn open(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure> {
+        let Some(addr) = (self.address_of)(release) else {
+            return Err(Failure {
+                kind: FailureKind::Failed,
+                what: format!("the door was not opened to release {release}"),
+                why: "the release does not run".into(),
+                next: "plimsoll resume".into(),
+            });
+        };
+        let target = Target { addr, release: release.0.clone() };
+        let old = match self.front.target() {
+            // The same process behind the door, not drained: nothing to swap.
+            Some(there) if *there.target() == target && self.before.is_none() => None,
+            _ => self.front.set_target(Some(target)),
+        };
+        self.front.gate().open();
+        (self.held_mark)(false)?;
+        if let Some(before) = self.before.take() {
+            let met = self.front.traffic().since(&before);
+            let check = Check::pass("deploy.stop", "Held requests let in")
+                .with("waited", met.held)
+                .with("left_while_waiting", met.held_left)
+                .with("turned_away", met.refused_here);
+            return Ok(vec![check]);
+        }
+        let Some(old) = old else { return Ok(Vec::new()) };
+        let in_flight = old.in_flight();
+        let drained = old.drain(self.drain);
+        let check = Check::pass("deploy.stop", "Users moved over")
+            .with("in_flight", in_flight as u64)
+            .with("drained_ms", Door::ms(drained.waited))
+            .with("ended", drained.ended as u64);
+        Ok(vec![check])
+    }
+
+    fn shut(&mut self, why: &str) -> Result<(), Failure> {
+        let page = if why.is_empty() { Page::maintenance(&self.app) } else { Page::no_release(&self.app) };
+        self.front.gate().shut(page);
+        (self.held_mark)(false)
+    }
+}

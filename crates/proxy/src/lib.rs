@@ -1,0 +1,287 @@
+//! The front door: an HTTP/1.1 reverse proxy that can hold requests while the release behind it is changed,
+//! and loses none.
+//!
+//! The interface is synchronous and safe to use from any thread; the door runs its own small runtime.
+
+#[cfg(test)]
+mod app;
+mod client;
+pub mod control;
+mod forward;
+mod gate;
+mod page;
+mod target;
+mod traffic;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderValue;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+pub use crate::gate::{Gate, GateState};
+pub use crate::page::Page;
+pub use crate::target::{Backend, Drained, Target};
+pub use crate::traffic::{Counts, Latency, Second};
+
+use crate::client::Client;
+use crate::traffic::Traffic;
+
+/// Larger heads are answered 431.
+const MAX_HEAD: usize = 32 * 1024;
+/// Also the size of the pieces in which bodies flow.
+const MAX_BUFFER: usize = 64 * 1024;
+/// After an `accept` that failed for want of descriptors or memory.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+
+/// How a front door behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The app's name on the door's own pages.
+    pub app_name: String,
+    /// How many requests may wait at the door; more are answered 503.
+    pub max_parked_requests: usize,
+    /// How many bytes their heads may take. Bodies are not read while a request waits.
+    pub max_parked_bytes: usize,
+    /// How long a client may take for a request's head, and a connection may be idle.
+    pub header_timeout: Duration,
+    /// Callers that give up early: a path (and what lies below it), and after which wait its requests are answered 503.
+    pub answer_after: Vec<(String, Duration)>,
+    /// How long a request waits for an app that does not listen while the gate is open.
+    pub app_down_wait: Duration,
+    /// Believe the `X-Forwarded-*` and `Forwarded` of clients on the loopback: a TLS proxy on this machine.
+    pub trust_loopback: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            app_name: "The site".to_owned(),
+            max_parked_requests: 10_000,
+            max_parked_bytes: 64 * 1024 * 1024,
+            header_timeout: Duration::from_secs(30),
+            answer_after: Vec::new(),
+            app_down_wait: Duration::from_secs(2),
+            trust_loopback: false,
+        }
+    }
+}
+
+impl Options {
+    fn answer_after_for(&self, path: &str) -> Option<Duration> {
+        self.answer_after
+            .iter()
+            .filter(|(prefix, _)| {
+                path.strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+            })
+            .map(|(_, after)| *after)
+            .min()
+    }
+}
+
+/// A listening front door. Dropped, it stops at once.
+pub struct FrontDoor {
+    door: Arc<Door>,
+    addr: SocketAddr,
+    runtime: Mutex<Option<Runtime>>,
+    stop: watch::Sender<bool>,
+}
+
+/// What all connections share.
+pub(crate) struct Door {
+    options: Options,
+    gate: Gate,
+    traffic: Arc<Traffic>,
+    /// The `Host` for clients that send none.
+    host: HeaderValue,
+    connections: Mutex<usize>,
+    /// Notified when the last connection ends.
+    empty: Condvar,
+}
+
+impl FrontDoor {
+    /// Starts to accept on `listener`. The gate is shut until told otherwise.
+    ///
+    /// The process's soft limit of open files is raised to its hard limit: each waiting request needs a descriptor.
+    ///
+    /// # Errors
+    /// The listener is no usable TCP listener, or no threads can be started.
+    pub fn start(listener: TcpListener, options: Options) -> io::Result<FrontDoor> {
+        raise_open_files();
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("front-door")
+            .enable_all()
+            .build()?;
+        let traffic = Arc::new(Traffic::new());
+        let gate = Gate::new(
+            &options.app_name,
+            options.max_parked_requests,
+            options.max_parked_bytes,
+            Arc::clone(&traffic),
+            runtime.handle().clone(),
+        );
+        let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
+        let door = Arc::new(Door {
+            options,
+            gate,
+            traffic,
+            host,
+            connections: Mutex::new(0),
+            empty: Condvar::new(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        runtime.spawn(listen(Arc::clone(&door), listener, stopped));
+        Ok(FrontDoor { door, addr, runtime: Mutex::new(Some(runtime)), stop })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Gate {
+        &self.door.gate
+    }
+
+    /// Puts another target behind the door, in one moment, and returns what was there, to be drained.
+    pub fn set_target(&self, target: Option<Target>) -> Option<Backend> {
+        self.door.gate.set_target(target)
+    }
+
+    /// What is behind the door.
+    pub fn target(&self) -> Option<Backend> {
+        self.door.gate.target()
+    }
+
+    /// Drains what is behind the door (see [`Backend::drain`]); to answer again it must be set anew.
+    pub fn drain_current(&self, timeout: Duration) -> Option<Drained> {
+        self.target().map(|backend| backend.drain(timeout))
+    }
+
+    /// The counters as they are now; keep one as a mark for [`Counts::since`].
+    pub fn traffic(&self) -> Counts {
+        self.door.traffic.counts()
+    }
+
+    /// The last `span` second by second, at most twenty minutes; seconds without an answer are left out.
+    pub fn recent(&self, span: Duration) -> Vec<Second> {
+        self.door.traffic.recent(span)
+    }
+
+    /// Stops: no new connections, 503 for what waits, up to `grace` for requests in flight. Returns whether all ended in time.
+    pub fn shutdown(&self, grace: Duration) -> bool {
+        let until = Instant::now() + grace;
+        self.stop.send_replace(true);
+        self.door.gate.shut(Page::stopping(&self.door.options.app_name));
+        let mut connections = self.door.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        while *connections > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            connections =
+                self.door.empty.wait_timeout(connections, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let all = *connections == 0;
+        drop(connections);
+        self.end();
+        all
+    }
+
+    fn end(&self) {
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for FrontDoor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// One connection in the count.
+struct Counted(Arc<Door>);
+
+impl Counted {
+    fn new(door: &Arc<Door>) -> Counted {
+        *door.connections.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Counted(Arc::clone(door))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut connections = self.0.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        *connections -= 1;
+        if *connections == 0 {
+            self.0.empty.notify_all();
+        }
+    }
+}
+
+async fn listen(door: Arc<Door>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(door.options.header_timeout)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_BUFFER)
+        // The app's answers pass as they are; nothing is added.
+        .auto_date_header(false);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // An error here means that the client has left already.
+                if let Ok(client) = Client::new(stream, peer) {
+                    tokio::spawn(attend(Arc::clone(&door), http.clone(), client, stopped.clone()));
+                }
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
+        }
+    }
+}
+
+/// Serves one connection until it ends, or until the door stops and its request has been answered.
+async fn attend(door: Arc<Door>, http: http1::Builder, client: Client, mut stopped: watch::Receiver<bool>) {
+    let _counted = Counted::new(&door);
+    let client = Arc::new(client);
+    let io = TokioIo::new(client.io());
+    let service = service_fn(move |request| forward::serve(Arc::clone(&door), Arc::clone(&client), request));
+    let mut connection = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
+    // A connection's errors are its client's; what they mean for a request is counted with it.
+    tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        _ = connection.as_mut() => return,
+    }
+    let _ = connection.await;
+}
+
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Without the right to, the door works with fewer clients.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

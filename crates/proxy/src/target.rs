@@ -1,0 +1,350 @@
+//! A backend that answers requests, its claims in flight, and its connections.
+//!
+//! Every request that is sent to a backend holds a [`Claim`]. A claim is given out under the gate's lock and
+//! refused once the drain has begun, so a request can never land on a backend that is being drained.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::forward::RequestBody;
+use crate::traffic::Traffic;
+
+/// Idle connections kept for each backend; one app process rarely serves more at once.
+const MAX_IDLE: usize = 64;
+/// An idle connection older than this is not used again.
+const IDLE_FOR_REPLAYABLE: Duration = Duration::from_secs(15);
+/// A request that must not be sent twice rides only on a new connection or one used just now. App servers
+/// close idle connections after 2 s (gunicorn) to 75 s; a POST that meets that close can be neither answered nor repeated.
+const IDLE_FOR_OTHERS: Duration = Duration::from_millis(500);
+/// A listener whose backlog is full drops the first packet, and the kernel repeats it after 1 s, then 2 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After ending requests, how long their futures may take to let go.
+const END_GRACE: Duration = Duration::from_millis(500);
+
+/// Where one release of the app listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The app's address, usually on the loopback.
+    pub addr: SocketAddr,
+    /// The release that answers there, e.g. `000012-3fa9c1b`.
+    pub release: String,
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// How long it took.
+    pub waited: Duration,
+    /// Requests that were still running at the timeout and were ended: 504, or a cut connection when the head was out.
+    pub ended: usize,
+    /// WebSocket tunnels and event streams closed at the beginning: they never end by themselves, and their clients reconnect.
+    pub streams: usize,
+}
+
+/// A target that was put behind the door. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Backend(Arc<Inner>);
+
+struct Inner {
+    target: Target,
+    state: Mutex<State>,
+    /// Notified when the last claim is let go.
+    idle: Condvar,
+    /// Wakes requests that wait for the app to listen, when a drain begins.
+    draining: Notify,
+    traffic: Arc<Traffic>,
+}
+
+#[derive(Default)]
+struct State {
+    in_flight: usize,
+    draining: bool,
+    ended: bool,
+    /// Raised when pooled connections are dropped: one that is out at that moment does not come back.
+    generation: u64,
+    pool: Vec<Connection>,
+    next_id: u64,
+    /// The tasks that drive connections and tunnels.
+    tasks: HashMap<u64, Option<AbortHandle>>,
+    /// Those of them that carry a tunnel or an event stream.
+    streams: HashSet<u64>,
+}
+
+/// A connection to the app, while it serves one request or is idle.
+pub(crate) struct Connection {
+    pub(crate) sender: SendRequest<RequestBody>,
+    id: u64,
+    generation: u64,
+    used: Instant,
+}
+
+/// The right of one request to be at one backend.
+pub(crate) struct Claim {
+    backend: Backend,
+    /// The request had waited at the door: when its answer comes, the next one may go.
+    pub(crate) waited: bool,
+}
+
+/// Takes a connection's task off the list, however it ends.
+struct TaskEntry {
+    backend: Backend,
+    id: u64,
+}
+
+impl Backend {
+    pub(crate) fn new(target: Target, traffic: Arc<Traffic>) -> Backend {
+        Backend(Arc::new(Inner {
+            target,
+            state: Mutex::default(),
+            idle: Condvar::new(),
+            draining: Notify::new(),
+            traffic,
+        }))
+    }
+
+    /// The address and release.
+    pub fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    /// Requests at this backend now.
+    pub fn in_flight(&self) -> usize {
+        self.state().in_flight
+    }
+
+    /// Waits until no request is at this backend, for at most `timeout`; the rest are then ended. From the
+    /// call on no request is sent here. Tunnels and event streams are closed at once.
+    pub fn drain(&self, timeout: Duration) -> Drained {
+        let began = Instant::now();
+        let mut state = self.state();
+        state.draining = true;
+        let pool = std::mem::take(&mut state.pool);
+        let streams: Vec<AbortHandle> =
+            state.streams.iter().filter_map(|id| state.tasks.get(id).cloned().flatten()).collect();
+        drop(state);
+        drop(pool);
+        self.0.draining.notify_waiters();
+        for stream in &streams {
+            stream.abort();
+        }
+        let mut state = self.wait_idle(began + timeout);
+        let ended = state.in_flight;
+        if ended > 0 {
+            state.ended = true;
+            let tasks: Vec<AbortHandle> = state.tasks.values().flatten().cloned().collect();
+            drop(state);
+            for task in tasks {
+                task.abort();
+            }
+            drop(self.wait_idle(Instant::now() + END_GRACE));
+        }
+        Drained { waited: began.elapsed(), ended, streams: streams.len() }
+    }
+
+    fn wait_idle(&self, until: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        while state.in_flight > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.0.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
+    }
+
+    /// A claim, unless a drain has begun.
+    pub(crate) fn claim(&self, waited: bool) -> Option<Claim> {
+        let mut state = self.state();
+        if state.draining {
+            return None;
+        }
+        state.in_flight += 1;
+        drop(state);
+        self.0.traffic.claimed();
+        Some(Claim { backend: self.clone(), waited })
+    }
+
+    /// Drops idle connections, and those in use when they come back.
+    pub(crate) fn forget_connections(&self) {
+        let mut state = self.state();
+        state.generation += 1;
+        let pool = std::mem::take(&mut state.pool);
+        drop(state);
+        drop(pool);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the task that drives a connection or a tunnel, where a drain can end it; too late, and it ends now.
+    fn spawn(&self, id: u64, stream: bool, task: impl Future<Output = ()> + Send + 'static) {
+        let entry = TaskEntry { backend: self.clone(), id };
+        let mut state = self.state();
+        // The place comes first: a task that is over at once takes it away again. (Not spawned under the lock: a
+        // runtime that is shutting down drops the task at once, and its claim needs the lock.)
+        state.tasks.insert(id, None);
+        if stream {
+            state.streams.insert(id);
+        }
+        drop(state);
+        let task = tokio::spawn(async move {
+            let _entry = entry;
+            task.await;
+        })
+        .abort_handle();
+        let mut state = self.state();
+        let too_late = state.ended || (stream && state.draining);
+        if let Some(place) = state.tasks.get_mut(&id) {
+            *place = Some(task.clone());
+        }
+        drop(state);
+        if too_late {
+            task.abort();
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        let mut state = self.state();
+        state.next_id += 1;
+        state.next_id
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backend").field(&self.0.target).finish()
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Backend) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Claim {
+    pub(crate) fn draining(&self) -> bool {
+        self.backend.state().draining
+    }
+
+    /// The drain's timeout has passed: the request is being ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.backend.state().ended
+    }
+
+    /// An idle connection that has not been closed by the app, the latest used first.
+    pub(crate) fn idle_connection(&self, replayable: bool) -> Option<Connection> {
+        let limit = if replayable { IDLE_FOR_REPLAYABLE } else { IDLE_FOR_OTHERS };
+        let mut stale = Vec::new();
+        let mut state = self.backend.state();
+        let mut found = None;
+        let mut at = state.pool.len();
+        while at > 0 && found.is_none() {
+            at -= 1;
+            let connection = &state.pool[at];
+            if connection.sender.is_closed() || connection.used.elapsed() > IDLE_FOR_REPLAYABLE {
+                stale.push(state.pool.remove(at));
+            } else if connection.used.elapsed() > limit {
+                break;
+            } else if connection.sender.is_ready() {
+                found = Some(state.pool.remove(at));
+            }
+        }
+        drop(state);
+        found
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+        let addr = self.backend.0.target.addr;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        let (sender, driver) =
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let id = self.backend.next_id();
+        let generation = self.backend.state().generation;
+        self.backend.spawn(id, false, async move {
+            // Its errors reach the request that is on the connection.
+            let _ = driver.with_upgrades().await;
+        });
+        Ok(Connection { sender, id, generation, used: Instant::now() })
+    }
+
+    /// Waits for `time`, or less when a drain begins.
+    pub(crate) async fn pause(&self, time: Duration) {
+        let draining = self.backend.0.draining.notified();
+        if !self.draining() {
+            let _ = tokio::time::timeout(time, draining).await;
+        }
+    }
+
+    /// Says that the answer on this connection is an event stream: a drain closes it at once.
+    pub(crate) fn mark_stream(&self, connection: &Connection) {
+        let mut state = self.backend.state();
+        let task = state.tasks.get(&connection.id).cloned().flatten();
+        if let Some(task) = task {
+            state.streams.insert(connection.id);
+            let draining = state.draining;
+            drop(state);
+            if draining {
+                task.abort();
+            }
+        }
+    }
+
+    /// Runs a tunnel that keeps this claim; a drain closes it at once.
+    pub(crate) fn spawn_tunnel(self, tunnel: impl Future<Output = ()> + Send + 'static) {
+        let backend = self.backend.clone();
+        backend.spawn(backend.next_id(), true, async move {
+            let _claim = self;
+            tunnel.await;
+        });
+    }
+
+    /// Takes a connection back once its answer has been read to the end.
+    pub(crate) fn give_back(&self, mut connection: Connection) {
+        let mut state = self.backend.state();
+        let keep = !state.draining
+            && connection.generation == state.generation
+            && state.pool.len() < MAX_IDLE
+            && !connection.sender.is_closed();
+        if keep {
+            connection.used = Instant::now();
+            state.pool.push(connection);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.backend.state();
+        state.in_flight -= 1;
+        let last = state.in_flight == 0;
+        drop(state);
+        if last {
+            self.backend.0.idle.notify_all();
+        }
+        self.backend.0.traffic.unclaimed();
+    }
+}
+
+impl Drop for TaskEntry {
+    fn drop(&mut self) {
+        let mut state = self.backend.state();
+        state.tasks.remove(&self.id);
+        state.streams.remove(&self.id);
+    }
+}
