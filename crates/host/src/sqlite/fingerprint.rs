@@ -1,0 +1,340 @@
+//! What a database holds, apart from how its file is laid out: the same after VACUUM, in another page size or
+//! journal mode, and different when one value of one row is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::connection::{open_read, quoted};
+use super::control::{Control, Phase};
+use super::error::{app_defined, message};
+use super::schema::{self, Object, Table};
+use super::{Error, Stop};
+
+/// The rows of one table.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Content {
+    /// How many.
+    pub rows: u64,
+    /// A hash over all of them, whatever their order; `None` when only counted.
+    pub hash: Option<String>,
+}
+
+/// Something that may be impossible to know on this connection.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known<T> {
+    /// Seen.
+    Is(T),
+    /// Could not be checked, and why. Never the same as a good or a bad answer.
+    Unknown(String),
+}
+
+/// How much of the rows to read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Depth {
+    /// Count them.
+    Counts,
+    /// Read and hash every value.
+    Content,
+}
+
+/// What a database holds.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Tables, indexes, triggers and views.
+    pub objects: Vec<Object>,
+    /// The rows per table.
+    pub tables: BTreeMap<String, Content>,
+    /// The AUTOINCREMENT counters.
+    pub sequences: BTreeMap<String, i64>,
+    /// `PRAGMA user_version`: often the app's own schema version.
+    pub user_version: i64,
+    /// `PRAGMA application_id`.
+    pub application_id: i64,
+    /// Rows whose foreign key points nowhere. Many real databases have some: compare, never demand 0.
+    pub fk_violations: Known<u64>,
+}
+
+/// One thing in which two databases differ.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Difference {
+    /// An object that only one of them has, or that is defined otherwise.
+    Object {
+        /// `table`, `index`, `trigger` or `view`.
+        object: String,
+        /// Its name.
+        name: String,
+        /// `missing`, `new` or `changed`, seen from the first.
+        how: String,
+    },
+    /// A table with another number of rows.
+    Rows {
+        /// The table.
+        table: String,
+        /// Rows in the first.
+        before: u64,
+        /// Rows in the second.
+        after: u64,
+    },
+    /// A table with as many rows and other values.
+    Values {
+        /// The table.
+        table: String,
+    },
+    /// A number outside the tables: a sequence, `user_version`, `application_id`, foreign key violations.
+    Setting {
+        /// Its name.
+        name: String,
+        /// In the first.
+        before: String,
+        /// In the second.
+        after: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Object { object, name, how } => write!(f, "{object} {name} is {how}"),
+            Difference::Rows { table, before, after } => {
+                write!(f, "{table} has {after} rows instead of {before}")
+            }
+            Difference::Values { table } => write!(f, "{table} has other values in as many rows"),
+            Difference::Setting { name, before, after } => write!(f, "{name} is {after} instead of {before}"),
+        }
+    }
+}
+
+impl Fingerprint {
+    /// Reads a live or finished database.
+    ///
+    /// # Errors
+    /// As [`open_read`]; [`Error::Stopped`] or [`Error::Deadline`].
+    pub fn of(path: &Path, depth: Depth, control: &mut Control<'_>) -> Result<Self, Error> {
+        let mut connection = open_read(path)?;
+        control.stop.interrupts(&mut connection);
+        let failed = |e: &rusqlite::Error, stop: &Stop| interrupted(path, e, stop);
+        let transaction = connection.unchecked_transaction().map_err(|e| failed(&e, &control.stop))?;
+        Fingerprint::read(&transaction, depth, control).map_err(|e| failed(&e, &control.stop))
+    }
+
+    /// Reads through a connection. The caller holds a read transaction, so that all of it is one moment.
+    ///
+    /// # Errors
+    /// What SQLite said; an interrupt when `control` says stop.
+    pub fn read(connection: &Connection, depth: Depth, control: &mut Control<'_>) -> rusqlite::Result<Self> {
+        let tables = schema::tables(connection)?;
+        let total = tables.len() as u64;
+        let mut contents = BTreeMap::new();
+        for (done, (name, table)) in tables.iter().enumerate() {
+            control.tell(Phase::Reading, done as u64, total, "tables");
+            contents.insert(name.clone(), content(connection, table, depth)?);
+        }
+        control.tell(Phase::Reading, total, total, "tables");
+        Ok(Fingerprint {
+            objects: schema::objects(connection)?,
+            tables: contents,
+            sequences: schema::sequences(connection)?,
+            user_version: connection.query_row("PRAGMA user_version", [], |row| row.get(0))?,
+            application_id: connection.query_row("PRAGMA application_id", [], |row| row.get(0))?,
+            fk_violations: match depth {
+                Depth::Content => fk_violations(connection)?,
+                Depth::Counts => Known::Unknown("only counted".into()),
+            },
+        })
+    }
+
+    /// In what `other` differs from this. What one of the two does not know is not a difference.
+    #[must_use]
+    pub fn differences(&self, other: &Fingerprint) -> Vec<Difference> {
+        let mut found = object_differences(&self.objects, &other.objects);
+        for (table, before) in &self.tables {
+            let Some(after) = other.tables.get(table) else { continue };
+            if before.rows != after.rows {
+                found.push(Difference::Rows { table: table.clone(), before: before.rows, after: after.rows });
+            } else if let (Some(one), Some(two)) = (&before.hash, &after.hash)
+                && one != two
+            {
+                found.push(Difference::Values { table: table.clone() });
+            }
+        }
+        let mut setting = |name: String, before: String, after: String| {
+            if before != after {
+                found.push(Difference::Setting { name, before, after });
+            }
+        };
+        let names = self.sequences.keys().chain(other.sequences.keys());
+        for name in names.collect::<std::collections::BTreeSet<_>>() {
+            let value = |of: &Fingerprint| of.sequences.get(name).map_or("none".into(), i64::to_string);
+            setting(format!("the sequence of {name}"), value(self), value(other));
+        }
+        setting("user_version".into(), self.user_version.to_string(), other.user_version.to_string());
+        setting("application_id".into(), self.application_id.to_string(), other.application_id.to_string());
+        if let (Known::Is(before), Known::Is(after)) = (&self.fk_violations, &other.fk_violations) {
+            setting("the number of foreign key violations".into(), before.to_string(), after.to_string());
+        }
+        found
+    }
+
+    /// A hash over the definitions of all objects.
+    #[must_use]
+    pub fn schema_hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for object in &self.objects {
+            for part in
+                [&object.kind, &object.name, &object.table, object.sql.as_ref().unwrap_or(&String::new())]
+            {
+                hasher.update((part.len() as u64).to_le_bytes());
+                hasher.update(part.as_bytes());
+            }
+        }
+        hex::encode(hasher.finalize())
+    }
+
+    /// All rows of all tables.
+    #[must_use]
+    pub fn total_rows(&self) -> u64 {
+        self.tables.values().map(|content| content.rows).sum()
+    }
+}
+
+/// An interrupt is our own doing: says which of flag and deadline it was.
+pub(crate) fn interrupted(path: &Path, error: &rusqlite::Error, stop: &Stop) -> Error {
+    match Error::of(path, "reading the rows", error) {
+        Error::Stopped { doing } => stop.check(&doing).err().unwrap_or(Error::Stopped { doing }),
+        other => other,
+    }
+}
+
+fn object_differences(before: &[Object], after: &[Object]) -> Vec<Difference> {
+    let by_name = |list: &[Object]| -> BTreeMap<(String, String), Option<String>> {
+        list.iter().map(|o| ((o.kind.clone(), o.name.clone()), o.sql.clone())).collect()
+    };
+    let (before, after) = (by_name(before), by_name(after));
+    let difference = |(object, name): &(String, String), how: &str| Difference::Object {
+        object: object.clone(),
+        name: name.clone(),
+        how: how.into(),
+    };
+    let mut found: Vec<Difference> = before
+        .iter()
+        .filter_map(|(key, sql)| match after.get(key) {
+            None => Some(difference(key, "missing")),
+            Some(other) if other != sql => Some(difference(key, "changed")),
+            Some(_) => None,
+        })
+        .collect();
+    found.extend(after.keys().filter(|key| !before.contains_key(*key)).map(|key| difference(key, "new")));
+    found
+}
+
+/// Counts or hashes the rows of a table.
+///
+/// The hash is a sum modulo 2^256 over the SHA-256 of each row. A sum needs no order, so it needs no sorting, no
+/// index and no collation (which may be the app's own), counts duplicates, and one pass in constant memory serves
+/// every kind of table. Against chance it is as good as a hash over ordered rows; it is no defence against somebody
+/// who forges rows, which the hash of the file is for.
+fn content(connection: &Connection, table: &Table, depth: Depth) -> rusqlite::Result<Content> {
+    if depth == Depth::Counts || table.columns.is_empty() {
+        let rows = count(connection, &table.name)?;
+        return Ok(Content { rows, hash: None });
+    }
+    // NOT INDEXED: the rows themselves are to be read, not an index that happens to cover them.
+    let sql = format!("SELECT {} FROM {} NOT INDEXED", table.column_list(), quoted(&table.name));
+    let mut statement = connection.prepare(&sql)?;
+    let width = table.columns.len();
+    let mut rows = statement.query([])?;
+    let mut count = 0_u64;
+    let mut sum = [0_u64; 4];
+    let mut buffer = Vec::with_capacity(256);
+    while let Some(row) = rows.next()? {
+        buffer.clear();
+        for column in 0..width {
+            encode(row.get_ref(column)?, &mut buffer);
+        }
+        add(&mut sum, &Sha256::digest(&buffer));
+        count += 1;
+    }
+    let mut hasher = Sha256::new();
+    hasher.update(count.to_le_bytes());
+    for word in sum {
+        hasher.update(word.to_le_bytes());
+    }
+    Ok(Content { rows: count, hash: Some(hex::encode(hasher.finalize())) })
+}
+
+/// How many rows a table has.
+pub(crate) fn count(connection: &Connection, table: &str) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM {}", quoted(table));
+    connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+}
+
+/// A value with its type, so that 1, 1.0, '1' and x'31' are four different things.
+fn encode(value: ValueRef<'_>, into: &mut Vec<u8>) {
+    match value {
+        ValueRef::Null => into.push(0),
+        ValueRef::Integer(number) => {
+            into.push(1);
+            into.extend_from_slice(&number.to_le_bytes());
+        }
+        ValueRef::Real(number) => {
+            into.push(2);
+            into.extend_from_slice(&number.to_bits().to_le_bytes());
+        }
+        ValueRef::Text(bytes) => {
+            into.push(3);
+            into.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            into.extend_from_slice(bytes);
+        }
+        ValueRef::Blob(bytes) => {
+            into.push(4);
+            into.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            into.extend_from_slice(bytes);
+        }
+    }
+}
+
+fn add(sum: &mut [u64; 4], digest: &[u8]) {
+    let mut carry = false;
+    for (word, bytes) in sum.iter_mut().zip(digest.chunks_exact(8)) {
+        let value = u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes"));
+        let (partial, over) = word.overflowing_add(value);
+        let (total, over_again) = partial.overflowing_add(u64::from(carry));
+        *word = total;
+        carry = over || over_again;
+    }
+}
+
+/// Counts the rows whose foreign key points nowhere.
+///
+/// # Errors
+/// What SQLite said, except when it cannot judge: a parent table that is missing, or an app-defined collation.
+pub fn fk_violations(connection: &Connection) -> rusqlite::Result<Known<u64>> {
+    let count = || -> rusqlite::Result<u64> {
+        let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+        let mut rows = statement.query([])?;
+        let mut count = 0;
+        while rows.next()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    };
+    match count() {
+        Ok(count) => Ok(Known::Is(count)),
+        Err(e) => {
+            let why = message(&e);
+            if app_defined(&why) || why.contains("foreign key mismatch") {
+                Ok(Known::Unknown(why))
+            } else {
+                Err(e)
+            }
+        }
+    }
+}

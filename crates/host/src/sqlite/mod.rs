@@ -1,0 +1,27 @@
+//! SQLite databases: copied, backed up, verified, restored, compared and migrated, with evidence.
+//!
+//! A live database is touched only through SQLite. Opening its files any other way in this process, even to
+//! look, drops the locks that SQLite holds on them (POSIX locks belong to the process, not to the descriptor).
+
+pub mod backup;
+pub mod connection;
+pub mod control;
+pub mod copy;
+pub mod error;
+pub mod fingerprint;
+mod hold;
+pub mod manifest;
+pub mod openers;
+pub(crate) mod partial;
+pub mod restore;
+pub mod schema;
+pub mod verify;
+pub mod watch;
+
+pub use connection::{ForeignKeys, JournalMode};
+pub use control::{Control, Phase, Progress, Stop};
+pub use error::Error;
+pub use fingerprint::Fingerprint;
+pub use hold::Limits;
+pub use partial::leftovers;
+pub use watch::Watcher;

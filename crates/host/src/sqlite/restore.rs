@@ -1,0 +1,464 @@
+//! Putting a backup in the place of a database: through SQLite into the existing file, so that whoever has it open
+//! sees the old or the new, whole; by renaming only where that is impossible.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
+
+use super::backup::{Request, create};
+use super::connection::{
+    ForeignKeys, JournalMode, beside, journal_mode, open_finished, open_read, open_write,
+};
+use super::control::{Control, Phase};
+use super::copy::copy;
+use super::fingerprint::{Depth, interrupted};
+use super::manifest::Manifest;
+use super::partial::{Partial, room, sync_file, sync_folder_of};
+use super::verify::{self, hash_file};
+use super::{Error, Fingerprint, Limits, Watcher, openers};
+use crate::backups::Name;
+
+/// What the caller knows about the database that is to be replaced. Whatever it is, a write by somebody else after
+/// the restore has begun aborts it.
+#[derive(Clone, Copy, Debug)]
+pub enum Guard<'a> {
+    /// Whatever it holds may be replaced.
+    Any,
+    /// Nobody has written since the watcher was opened or last accepted.
+    Watched(&'a Watcher),
+    /// It holds exactly this.
+    Equals(&'a Fingerprint),
+}
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder for the backup of what is replaced.
+    pub folder: PathBuf,
+    /// The run that it belongs to.
+    pub run: Option<String>,
+    /// Whether the caller has made sure that nobody has the database open.
+    pub app_stopped: bool,
+    /// How long to wait for the write lock.
+    pub lock_wait: Duration,
+    /// How far reading the present database may go at the app's expense.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// For a database that may be open elsewhere.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Options {
+            folder: folder.into(),
+            run: None,
+            app_stopped: false,
+            lock_wait: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How the backup was put in place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    /// Through SQLite into the existing file.
+    Through,
+    /// As a new file, renamed.
+    Renamed,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// How.
+    pub method: Method,
+    /// What was there before: a verified backup, or the damaged files as they were. `None` when there was nothing.
+    pub kept: Option<PathBuf>,
+    /// What the database holds now.
+    pub content: Fingerprint,
+    /// In what that differs from the backup. Not empty only when somebody wrote right after.
+    pub differences: Vec<String>,
+    /// What could not be checked about the backup.
+    pub unchecked: Vec<String>,
+    /// How long the write lock was held.
+    pub locked: Duration,
+}
+
+/// Restores `backup` into `target`. The backup is verified first, and what is replaced is kept.
+///
+/// # Errors
+/// The target is untouched in every case. [`Error::BadBackup`]; [`Error::Changed`] when `guard` does not hold or somebody
+/// wrote meanwhile; [`Error::Busy`]; [`Error::InUse`] when the file would have to be renamed over; [`Error::NoRoom`];
+/// [`Error::Stopped`] and [`Error::Deadline`].
+pub fn into(
+    backup: &Path,
+    target: &Path,
+    guard: Guard<'_>,
+    options: &Options,
+    control: &mut Control<'_>,
+) -> Result<Restored, Error> {
+    let verified = verify::backup(backup, control)?;
+    if !verified.sound() {
+        return Err(Error::BadBackup { path: backup.to_owned(), failures: verified.failures() });
+    }
+    let unchecked = verified.unchecked();
+    let Some(content) = verified.content else {
+        return Err(Error::BadBackup { path: backup.to_owned(), failures: unchecked });
+    };
+    let source = open_finished(backup)?;
+    let mut restored = match open_read(target) {
+        Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {
+            match through(&source, reader, target, guard, options, control) {
+                // Readable at its first page only: it cannot be copied aside page by page.
+                Err(Error::Corrupt { .. } | Error::NotADatabase { .. }) => {
+                    replace(backup, target, false, options, control)?
+                }
+                other => other?,
+            }
+        }
+        Ok(reader) => {
+            holds(guard, &reader, target, control)?;
+            drop(reader);
+            replace(backup, target, true, options, control)?
+        }
+        Err(Error::Absent { .. } | Error::NotADatabase { .. } | Error::Corrupt { .. }) => {
+            replace(backup, target, false, options, control)?
+        }
+        Err(other) => return Err(other),
+    };
+    restored.differences = content.differences(&restored.content).iter().map(ToString::to_string).collect();
+    restored.unchecked = unchecked;
+    Ok(restored)
+}
+
+/// An error when the database is not what the caller judged.
+fn holds(
+    guard: Guard<'_>,
+    reader: &Connection,
+    target: &Path,
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    let why = match guard {
+        Guard::Any => return Ok(()),
+        Guard::Watched(watcher) if !watcher.changed()? => return Ok(()),
+        Guard::Watched(_) => "a commit since it was watched".to_owned(),
+        Guard::Equals(expected) => {
+            let transaction =
+                reader.unchecked_transaction().map_err(|e| Error::of(target, "reading its rows", &e))?;
+            let found = Fingerprint::read(&transaction, Depth::Content, control)
+                .map_err(|e| interrupted(target, &e, &control.stop))?;
+            let differences = expected.differences(&found);
+            if differences.is_empty() {
+                return Ok(());
+            }
+            differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        }
+    };
+    Err(Error::Changed { path: target.to_owned(), why })
+}
+
+fn page_size(connection: &Connection, path: &Path) -> Result<i64, Error> {
+    connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(|e| Error::of(path, "reading", &e))
+}
+
+fn through(
+    source: &Connection,
+    reader: Connection,
+    target: &Path,
+    guard: Guard<'_>,
+    options: &Options,
+    control: &mut Control<'_>,
+) -> Result<Restored, Error> {
+    let failed = |doing: &'static str| move |e: rusqlite::Error| Error::of(target, doing, &e);
+    let mode = journal_mode(&reader).map_err(failed("reading the journal mode"))?;
+    // From here on every commit of somebody else is noticed.
+    let witness = Witness::begin(reader, target, mode)?;
+    holds(guard, &witness.reader, target, control)?;
+    let kept = keep(target, options, control)?;
+    witness.unchanged(target)?;
+    let pages: i64 =
+        source.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(failed("reading"))?;
+    let bytes = pages.unsigned_abs() * page_size(source, target)?.unsigned_abs();
+    // The pages go into the log or, those that are replaced, into the journal first.
+    room(target.parent().unwrap_or(Path::new(".")), bytes + bytes / 8)?;
+    let mut writer = open_write(target, ForeignKeys::Off)?;
+    if options.app_stopped {
+        // The last to close folds the log in; SQLite does so only when nobody else has it open.
+        writer
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .map_err(failed("opening for writing"))?;
+    }
+    let locked = write_pages(source, &mut writer, &witness, target, options, control)?;
+    let content = read_back(&witness.reader, target, control)?;
+    // In this order: the writer is the last to close, and the descriptor below the connections is closed at the end.
+    let Witness { reader, header, .. } = witness;
+    drop(reader);
+    drop(writer);
+    drop(header);
+    Ok(Restored {
+        method: Method::Through,
+        kept: Some(kept),
+        content,
+        differences: Vec::new(),
+        unchecked: Vec::new(),
+        locked,
+    })
+}
+
+/// Takes the write lock, makes sure that nobody wrote before it, and copies all pages in one transaction.
+fn write_pages(
+    source: &Connection,
+    writer: &mut Connection,
+    witness: &Witness,
+    target: &Path,
+    options: &Options,
+    control: &mut Control<'_>,
+) -> Result<Duration, Error> {
+    let failed = |e: rusqlite::Error| Error::of(target, "restoring", &e);
+    let began = Instant::now();
+    let backup = Backup::new(source, writer).map_err(failed)?;
+    // No page is copied yet, but the first step takes the write lock and keeps it.
+    while !matches!(backup.step(0).map_err(failed)?, StepResult::More | StepResult::Done) {
+        control.stop.check("waiting for the write lock")?;
+        if began.elapsed() > options.lock_wait {
+            return Err(Error::Busy { path: target.to_owned(), doing: "waiting for the write lock".into() });
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    witness.unchanged_under_lock(target)?;
+    let locked = Instant::now();
+    loop {
+        control.stop.check("restoring")?;
+        let result = backup.step(1024).map_err(failed)?;
+        let progress = backup.progress();
+        let total = u64::try_from(progress.pagecount).unwrap_or(0);
+        let left = u64::try_from(progress.remaining).unwrap_or(0);
+        control.tell(Phase::Restoring, total - left.min(total), total, "pages");
+        match result {
+            StepResult::Done => return Ok(locked.elapsed()),
+            StepResult::More => {}
+            // The commit waits for readers (only with a rollback journal).
+            _ if locked.elapsed() > options.lock_wait => {
+                return Err(Error::Busy { path: target.to_owned(), doing: "waiting for readers".into() });
+            }
+            _ => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn read_back(reader: &Connection, target: &Path, control: &mut Control<'_>) -> Result<Fingerprint, Error> {
+    let transaction = reader.unchecked_transaction().map_err(|e| Error::of(target, "reading back", &e))?;
+    // The restore is done: from here on stopping would only hide how it went.
+    Fingerprint::read(&transaction, Depth::Content, control)
+        .map_err(|e| Error::of(target, "reading back", &e))
+}
+
+/// Notices writes of others, also while our own write lock is held.
+struct Witness {
+    reader: Connection,
+    version: i64,
+    /// With a rollback journal nobody can read through SQLite while the lock is held; the change counter in the
+    /// header, which every commit raises, is read from a plain descriptor instead. It is closed after all
+    /// connections of this act, because closing it drops the process's locks on the file.
+    header: Option<(File, [u8; 4])>,
+}
+
+impl Witness {
+    fn begin(reader: Connection, target: &Path, mode: JournalMode) -> Result<Self, Error> {
+        let version = data_version(&reader, target)?;
+        let header = match mode {
+            JournalMode::Wal => None,
+            JournalMode::Rollback => {
+                let file = File::open(target).map_err(|e| Error::io(target, "opening", e))?;
+                let counter = change_counter(&file, target)?;
+                Some((file, counter))
+            }
+        };
+        Ok(Witness { reader, version, header })
+    }
+
+    fn unchanged(&self, target: &Path) -> Result<(), Error> {
+        if data_version(&self.reader, target)? == self.version { Ok(()) } else { Err(changed(target)) }
+    }
+
+    fn unchanged_under_lock(&self, target: &Path) -> Result<(), Error> {
+        match &self.header {
+            None => self.unchanged(target),
+            Some((file, counter)) if change_counter(file, target)? == *counter => Ok(()),
+            Some(_) => Err(changed(target)),
+        }
+    }
+}
+
+fn changed(target: &Path) -> Error {
+    Error::Changed { path: target.to_owned(), why: "a commit during the restore".into() }
+}
+
+fn data_version(reader: &Connection, target: &Path) -> Result<i64, Error> {
+    reader
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .and_then(|()| reader.query_row("PRAGMA data_version", [], |row| row.get(0)))
+        .map_err(|e| Error::of(target, "reading", &e))
+}
+
+fn change_counter(file: &File, target: &Path) -> Result<[u8; 4], Error> {
+    let mut counter = [0; 4];
+    match file.read_exact_at(&mut counter, 24) {
+        // An empty file is an empty database.
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok([0; 4]),
+        other => other.map(|()| counter).map_err(|e| Error::io(target, "reading", e)),
+    }
+}
+
+/// Keeps what is there: a verified backup, or for a damaged database its pages as they are.
+fn keep(target: &Path, options: &Options, control: &mut Control<'_>) -> Result<PathBuf, Error> {
+    let mut request = Request::new(target, &options.folder, "before-restore");
+    request.run.clone_from(&options.run);
+    request.limits = options.limits;
+    match create(&request, control) {
+        Ok(kept) => Ok(kept.path),
+        Err(Error::Corrupt { .. }) => {
+            let aside = options.folder.join(damaged_name(target));
+            copy(target, &aside, &options.limits, control)?;
+            Ok(aside)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn damaged_name(target: &Path) -> String {
+    let database = target.file_name().unwrap_or_default().to_string_lossy();
+    // The word in the place of "backup": nobody takes it for one.
+    Name::new(&database, Timestamp::now()).to_string().replacen(".backup.", ".damaged.", 1)
+}
+
+/// Puts a new file in the place of one that is missing, damaged or laid out in other pages (`healthy`).
+fn replace(
+    backup: &Path,
+    target: &Path,
+    healthy: bool,
+    options: &Options,
+    control: &mut Control<'_>,
+) -> Result<Restored, Error> {
+    let exists = target.exists();
+    nobody_has_it(target, options)?;
+    let kept = if !exists {
+        None
+    } else if healthy {
+        fold_in(target)?;
+        Some(keep(target, options, control)?)
+    } else {
+        Some(keep_damaged(target, options)?)
+    };
+    let partial = build(backup, target, control)?;
+    nobody_has_it(target, options)?;
+    let locked = Instant::now();
+    // A log or journal left beside the new file would be replayed into it.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        match fs::remove_file(beside(target, suffix)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(&beside(target, suffix), "removing", e));
+            }
+            _ => {}
+        }
+    }
+    sync_folder_of(target)?;
+    partial.replace(target)?;
+    let locked = locked.elapsed();
+    let reader = open_read(target)?;
+    let content = read_back(&reader, target, control)?;
+    Ok(Restored {
+        method: Method::Renamed,
+        kept,
+        content,
+        differences: Vec::new(),
+        unchecked: Vec::new(),
+        locked,
+    })
+}
+
+fn nobody_has_it(target: &Path, options: &Options) -> Result<(), Error> {
+    let found = openers::of(target).map_err(|e| Error::io(Path::new("/proc"), "looking through", e))?;
+    let why = if !found.pids.is_empty() {
+        format!("open in process {}", found.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
+    } else if found.hidden > 0 && !options.app_stopped {
+        format!("{} processes could not be looked into, so whether it is open is unknown", found.hidden)
+    } else {
+        return Ok(());
+    };
+    Err(Error::InUse { path: target.to_owned(), why })
+}
+
+/// Folds the log into the file. SQLite leaves WAL mode only for the sole connection, which proves it too.
+fn fold_in(target: &Path) -> Result<(), Error> {
+    let writer = open_write(target, ForeignKeys::Off)?;
+    let mode: String = writer
+        .query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
+        .map_err(|e| Error::of(target, "folding the log in", &e))?;
+    if mode == "delete" {
+        Ok(())
+    } else {
+        Err(Error::InUse { path: target.to_owned(), why: "its log could not be folded in".into() })
+    }
+}
+
+/// Copies a damaged database and what lies beside it as plain files: nobody has it open, this process neither.
+fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
+    fs::create_dir_all(&options.folder).map_err(|e| Error::io(&options.folder, "creating", e))?;
+    let aside = options.folder.join(damaged_name(target));
+    for suffix in ["", "-wal", "-journal"] {
+        let (from, to) = (beside(target, suffix), beside(&aside, suffix));
+        match fs::copy(&from, &to) {
+            Ok(_) => {
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
+                    .map_err(|e| Error::io(&to, "protecting", e))?;
+                sync_file(&to)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            Err(e) => return Err(Error::io(&from, "keeping", e)),
+        }
+    }
+    sync_folder_of(&aside)?;
+    Ok(aside)
+}
+
+/// Builds the new file beside the target, with the target's owner and mode, and proves that it is the backup.
+fn build(backup: &Path, target: &Path, control: &mut Control<'_>) -> Result<Partial, Error> {
+    let folder = target.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (bytes, sha256) = hash_file(backup, &control.stop)?;
+    room(folder, bytes + (1 << 20))?;
+    let partial = Partial::new(folder, &target.file_name().unwrap_or_default().to_string_lossy())?;
+    fs::copy(backup, partial.path()).map_err(|e| Error::io(partial.path(), "writing", e))?;
+    let (_, copied) = hash_file(partial.path(), &control.stop)?;
+    if copied != sha256 {
+        let differences = vec!["its hash".to_owned()];
+        return Err(Error::CopyDiffers { path: backup.to_owned(), differences });
+    }
+    if Manifest::read(backup)?.is_some_and(|manifest| manifest.journal_mode == JournalMode::Wal) {
+        let own = super::connection::open_own(partial.path(), ForeignKeys::Off)?;
+        own.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+            .map_err(|e| Error::of(partial.path(), "setting WAL mode", &e))?;
+    }
+    let (mode, owner) = match fs::metadata(target) {
+        Ok(old) => (old.permissions().mode() & 0o7777, old),
+        Err(_) => (0o600, fs::metadata(folder).map_err(|e| Error::io(folder, "looking at", e))?),
+    };
+    let made = fs::metadata(partial.path()).map_err(|e| Error::io(partial.path(), "looking at", e))?;
+    if (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
+        // Only root may; anybody else restores a file of their own.
+        chown(partial.path(), Some(owner.uid()), Some(owner.gid()))
+            .map_err(|e| Error::io(partial.path(), "giving its owner to", e))?;
+    }
+    fs::set_permissions(partial.path(), fs::Permissions::from_mode(mode))
+        .map_err(|e| Error::io(partial.path(), "protecting", e))?;
+    Ok(partial)
+}

@@ -1,0 +1,202 @@
+//! Whether a backup or a database is sound, as a list of observations.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use plimsoll_core::check::Verdict;
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::connection::{open_finished, open_read};
+use super::control::{Control, Phase};
+use super::error::{app_defined, message};
+use super::fingerprint::{Depth, Known, interrupted};
+use super::manifest::Manifest;
+use super::{Error, Fingerprint, Stop};
+
+/// One observation.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at: `readable`, `hash`, `integrity`, `foreign keys`, `schema`, `content`.
+    pub name: String,
+    /// What was seen.
+    pub verdict: Verdict,
+    /// In words.
+    pub detail: String,
+}
+
+/// All observations of one file.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// In the order in which they were made.
+    pub findings: Vec<Finding>,
+    /// What the database holds, when it could be read.
+    pub content: Option<Fingerprint>,
+}
+
+impl Report {
+    /// Whether nothing failed. Things that could not be checked are no failures: see [`Report::unchecked`].
+    #[must_use]
+    pub fn sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.verdict != Verdict::Fail)
+    }
+
+    /// What failed, in words.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.with(Verdict::Fail)
+    }
+
+    /// What could not be checked, in words.
+    #[must_use]
+    pub fn unchecked(&self) -> Vec<String> {
+        self.with(Verdict::Unknown)
+    }
+
+    fn with(&self, verdict: Verdict) -> Vec<String> {
+        let wanted = self.findings.iter().filter(|finding| finding.verdict == verdict);
+        wanted.map(|finding| format!("{}: {}", finding.name, finding.detail)).collect()
+    }
+
+    fn add(&mut self, name: &str, verdict: Verdict, detail: impl Into<String>) {
+        self.findings.push(Finding { name: name.into(), verdict, detail: detail.into() });
+    }
+
+    fn new() -> Self {
+        Report { findings: Vec::new(), content: None }
+    }
+}
+
+/// Verifies a backup against its manifest; without one, says what SQLite itself can tell.
+///
+/// # Errors
+/// [`Error::Absent`], [`Error::Manifest`], [`Error::Io`], [`Error::Stopped`], [`Error::Deadline`]. A damaged backup
+/// is no error but a report that says so.
+pub fn backup(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
+    let manifest = Manifest::read(path)?;
+    let mut report = Report::new();
+    let (bytes, sha256) = hash_file(path, &control.stop)?;
+    match &manifest {
+        None => report.add("hash", Verdict::Unknown, "there is no manifest to compare with"),
+        Some(m) if m.bytes != bytes => {
+            report.add("hash", Verdict::Fail, format!("{bytes} bytes instead of {}", m.bytes));
+        }
+        Some(m) if m.sha256 != sha256 => {
+            report.add("hash", Verdict::Fail, format!("SHA-256 {sha256} instead of {}", m.sha256));
+        }
+        Some(_) => report.add("hash", Verdict::Pass, format!("SHA-256 {sha256}")),
+    }
+    examine(open_finished(path), path, &mut report, control)?;
+    if let (Some(manifest), Some(content)) = (&manifest, &report.content) {
+        let found = manifest.content.differences(content);
+        let verdict = if found.is_empty() { Verdict::Pass } else { Verdict::Fail };
+        let words: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let detail =
+            if found.is_empty() { "as recorded in the manifest".to_owned() } else { words.join("; ") };
+        report.add("content", verdict, detail);
+    }
+    Ok(report)
+}
+
+/// The health of a database, live or not. Reads only; leaves no file beside one at rest.
+///
+/// # Errors
+/// [`Error::Absent`], [`Error::Unreadable`], [`Error::Busy`], [`Error::Stopped`], [`Error::Deadline`]. Damage is no
+/// error but a report that says so.
+pub fn database(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
+    let mut report = Report::new();
+    examine(open_read(path), path, &mut report, control)?;
+    Ok(report)
+}
+
+/// What SQLite can tell about a file.
+fn examine(
+    opened: Result<Connection, Error>,
+    path: &Path,
+    report: &mut Report,
+    control: &mut Control<'_>,
+) -> Result<(), Error> {
+    let mut connection = match opened {
+        Ok(connection) => connection,
+        Err(e @ (Error::NotADatabase { .. } | Error::Corrupt { .. })) => {
+            report.add("readable", Verdict::Fail, e.to_string());
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    };
+    control.stop.interrupts(&mut connection);
+    control.tell(Phase::Checking, 0, 0, "pages");
+    let failed = |e: rusqlite::Error| interrupted(path, &e, &control.stop);
+    // One moment for all of it, also while an app writes.
+    let transaction = connection.unchecked_transaction().map_err(failed)?;
+    report.add("readable", Verdict::Pass, "opened read-only");
+    let (verdict, detail) = match integrity(&transaction) {
+        Ok(Known::Is(problems)) if problems.is_empty() => (Verdict::Pass, "ok".to_owned()),
+        Ok(Known::Is(problems)) => (Verdict::Fail, problems.join("; ")),
+        Ok(Known::Unknown(why)) => (Verdict::Unknown, format!("could not be checked, app-defined: {why}")),
+        Err(e) => match failed(e) {
+            Error::Corrupt { why, .. } => (Verdict::Fail, why),
+            other => return Err(other),
+        },
+    };
+    report.add("integrity", verdict, detail);
+    match Fingerprint::read(&transaction, Depth::Content, control) {
+        Ok(content) => {
+            match &content.fk_violations {
+                Known::Is(0) => report.add("foreign keys", Verdict::Pass, "no violations"),
+                // Not wrong in itself: many databases have had some for years. Against a manifest they are compared.
+                Known::Is(n) => report.add("foreign keys", Verdict::Skipped, format!("{n} violations")),
+                Known::Unknown(why) => report.add("foreign keys", Verdict::Unknown, why.clone()),
+            }
+            report.content = Some(content);
+        }
+        Err(e) => match interrupted(path, &e, &control.stop) {
+            Error::Corrupt { why, .. } => report.add("content", Verdict::Fail, why),
+            Error::AppDefined { why, .. } => report.add("content", Verdict::Unknown, why),
+            other => return Err(other),
+        },
+    }
+    Ok(())
+}
+
+/// What `integrity_check` complains about; empty when it is content.
+///
+/// # Errors
+/// What SQLite said, except when it cannot judge for want of an app-defined collation or function.
+pub fn integrity(connection: &Connection) -> rusqlite::Result<Known<Vec<String>>> {
+    let check = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+        let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    };
+    match check() {
+        Ok(problems) => match problems.iter().find(|problem| app_defined(problem)) {
+            Some(why) => Ok(Known::Unknown(why.clone())),
+            None => Ok(Known::Is(problems)),
+        },
+        Err(e) if app_defined(&message(&e)) => Ok(Known::Unknown(message(&e))),
+        Err(e) => Err(e),
+    }
+}
+
+/// Size and SHA-256 of a finished file. Never for a live database.
+pub(crate) fn hash_file(path: &Path, stop: &Stop) -> Result<(u64, String), Error> {
+    let mut file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::Absent { path: path.to_owned() },
+        _ => Error::io(path, "reading", e),
+    })?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0;
+    loop {
+        stop.check("hashing the file")?;
+        let read = file.read(&mut buffer).map_err(|e| Error::io(path, "reading", e))?;
+        if read == 0 {
+            return Ok((bytes, hex::encode(hasher.finalize())));
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
