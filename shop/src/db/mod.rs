@@ -1,0 +1,233 @@
+//! The database: every SQL statement of the shop lives in this module tree, as one plain function per use.
+//!
+//! Statements name their columns, so that a later schema with more columns, or a rebuilt table, is read and
+//! written just as well by this binary.
+
+pub mod migrations;
+pub(crate) mod orders;
+pub(crate) mod products;
+pub(crate) mod regions;
+pub mod seed;
+pub(crate) mod sessions;
+pub(crate) mod users;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::Semaphore;
+
+/// How many pages may read at the same time; WAL readers do not wait for the writer.
+const READERS: usize = 4;
+
+/// How long a statement waits for another process's lock (a backup, a migration) before it fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the database answered instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is not there; a shop never makes an empty one by serving.
+    #[error("no database at {}: run `greengrocer migrate` to create it, or set DATABASE_PATH", .0.display())]
+    Missing(PathBuf),
+    /// The file is there and could not be opened as a database.
+    #[error("cannot open the database {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A statement failed; its transaction was rolled back.
+    #[error("the database refused a statement; nothing of its transaction was kept")]
+    Statement(#[from] rusqlite::Error),
+    /// The thread that worked on the database ended early; its transaction was rolled back.
+    #[error("work on the database was cut off; nothing of its transaction was kept")]
+    CutOff(#[from] tokio::task::JoinError),
+}
+
+/// The result of a use of the database.
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+/// One writer and a few readers on one SQLite file, used from blocking threads.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    writer: Arc<tokio::sync::Mutex<Connection>>,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    reader_permits: Arc<Semaphore>,
+}
+
+impl Store {
+    /// Opens an existing database.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let writer = open_existing(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Arc::new(tokio::sync::Mutex::new(writer)),
+            readers: Arc::default(),
+            reader_permits: Arc::new(Semaphore::new(READERS)),
+        })
+    }
+
+    /// Runs `work` on a connection that cannot write.
+    pub(crate) async fn read<T, E, F>(&self, work: F) -> std::result::Result<T, E>
+    where
+        F: FnOnce(&Connection) -> std::result::Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        // The semaphore is never closed; without a permit there would only be one connection more.
+        let permit = self.reader_permits.clone().acquire_owned().await.ok();
+        let (path, readers) = (self.path.clone(), self.readers.clone());
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let idle = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => open_reader(&path)?,
+            };
+            let result = work(&connection);
+            readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            result
+        })
+        .await
+        .map_err(StoreError::from)?
+    }
+
+    /// Runs `work` in one `BEGIN IMMEDIATE` transaction: kept when it answers `Ok`, rolled back otherwise.
+    ///
+    /// It is carried through even when the caller stops waiting for it.
+    pub(crate) async fn write<T, E, F>(&self, work: F) -> std::result::Result<T, E>
+    where
+        F: FnOnce(&Transaction<'_>) -> std::result::Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        // Waiting here and not in the blocking thread: a queue of writers must not use up the threads.
+        let mut writer = self.writer.clone().lock_owned().await;
+        tokio::task::spawn_blocking(move || {
+            // Immediate: a deferred transaction that turns into a writer fails at once, busy_timeout or not.
+            let transaction =
+                writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
+            let result = work(&transaction)?;
+            transaction.commit().map_err(StoreError::from)?;
+            Ok(result)
+        })
+        .await
+        .map_err(StoreError::from)?
+    }
+
+    /// A real read, and a write lock taken and given back. Answers the schema's version.
+    pub(crate) async fn probe(&self) -> Result<i64> {
+        let version = self
+            .read(|connection| {
+                connection.query_row("SELECT count(*) FROM products", [], |row| row.get::<_, i64>(0))?;
+                migrations::current_version(connection)
+            })
+            .await?;
+        let writer = self.writer.clone().lock_owned().await;
+        tokio::task::spawn_blocking(move || {
+            writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(StoreError::from)
+        })
+        .await
+        .map_err(StoreError::from)??;
+        Ok(version)
+    }
+}
+
+/// Opens a database that is there, for reading and writing.
+///
+/// # Errors
+/// [`StoreError::Missing`] when there is no file: none is made.
+pub fn open_existing(path: &Path) -> Result<Connection> {
+    if !path.is_file() {
+        return Err(StoreError::Missing(path.to_owned()));
+    }
+    open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+/// Opens a database, making an empty one when there is none.
+///
+/// # Errors
+/// [`StoreError::Open`] when the file or its folder cannot be used.
+pub fn open_or_create(path: &Path) -> Result<Connection> {
+    open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+}
+
+fn open_with(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // An order that was answered must survive a power cut.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        Ok(connection)
+    };
+    open().map_err(|source| StoreError::Open { path: path.to_owned(), source })
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        // GET pages use these connections only: a page that tries to write fails instead of writing.
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    };
+    open().map_err(|source| StoreError::Open { path: path.to_owned(), source })
+}
+
+/// Random bytes as lower-case hexadecimal.
+pub(crate) fn random_hex<const N: usize>() -> String {
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes).expect("the kernel's random source answers on every Linux that runs this");
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failed_write_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        open_or_create(&path).unwrap().execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let store = Store::open(&path).unwrap();
+        let refused: Result<()> = store
+            .write(|transaction| {
+                transaction.execute("INSERT INTO t VALUES (1)", [])?;
+                transaction.execute("INSERT INTO nowhere VALUES (1)", [])?;
+                Ok(())
+            })
+            .await;
+        assert!(refused.is_err());
+        let rows: Result<i64> = store
+            .read(|connection| Ok(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?))
+            .await;
+        assert_eq!(rows.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        open_or_create(&path).unwrap().execute_batch("CREATE TABLE t (x INTEGER)").unwrap();
+        let store = Store::open(&path).unwrap();
+        let refused: Result<usize> =
+            store.read(|connection| Ok(connection.execute("INSERT INTO t VALUES (1)", [])?)).await;
+        assert!(matches!(refused, Err(StoreError::Statement(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_missing_database_is_refused_and_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        assert!(matches!(open_existing(&path), Err(StoreError::Missing(_))));
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,18 @@
+//! Greengrocer: a small Indian grocery shop with server-rendered pages, one SQLite file and payment on delivery.
+//!
+//! Templates, styles and migrations are files beside the program, read when it starts: a release that changes
+//! only those needs no new program.
+
+mod bill;
+mod cart;
+pub mod db;
+mod log;
+mod money;
+pub mod password;
+pub mod serve;
+pub mod settings;
+mod sign;
+mod throttle;
+mod web;
+
+pub use db::users::set_admin;

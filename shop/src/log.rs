@@ -1,0 +1,28 @@
+//! One line on standard error for what the people who run the shop must know. Never customers' data or secrets.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Something worth knowing.
+pub(crate) fn info(text: impl Display) {
+    write("INFO", &text);
+}
+
+/// Something that failed, with all its causes.
+pub(crate) fn error(what: impl Display, error: &dyn Error) {
+    let mut text = format!("{what}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    write("ERROR", &text);
+}
+
+fn write(level: &str, text: &dyn Display) {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let line = format!("{now} {level} {text}").replace(['\r', '\n'], " ");
+    // A log that cannot be written must not stop the shop.
+    let _ = writeln!(io::stderr(), "{line}");
+}

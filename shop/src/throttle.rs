@@ -1,0 +1,83 @@
+//! Slows down those who guess passwords.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Failures that are forgiven within [`WINDOW`]. Per address from which it is tried, and per account.
+const PER_CLIENT: u32 = 10;
+const PER_ACCOUNT: u32 = 30;
+const WINDOW: Duration = Duration::from_secs(15 * 60);
+
+/// The most keys remembered; beyond it the oldest are forgotten, so that guessing cannot fill the memory.
+const MOST_KEYS: usize = 10_000;
+
+/// Counts failed logins. Kept in memory: a restart forgives, which is worth ten guesses.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    failures: Mutex<HashMap<String, (u32, Instant)>>,
+}
+
+impl Throttle {
+    /// Whether one more attempt may be made.
+    pub(crate) fn allows(&self, client: &str, account: &str) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let below = |key: &str, limit| {
+            failures.get(key).is_none_or(|(count, since)| since.elapsed() > WINDOW || *count < limit)
+        };
+        below(&client_key(client), PER_CLIENT) && below(&account_key(account), PER_ACCOUNT)
+    }
+
+    /// Notes a failed attempt.
+    pub(crate) fn failed(&self, client: &str, account: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= MOST_KEYS {
+            failures.retain(|_, (_, since)| since.elapsed() <= WINDOW);
+        }
+        if failures.len() >= MOST_KEYS {
+            let oldest = failures.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| key.clone());
+            oldest.map(|key| failures.remove(&key));
+        }
+        for key in [client_key(client), account_key(account)] {
+            let entry = failures.entry(key).or_insert((0, Instant::now()));
+            if entry.1.elapsed() > WINDOW {
+                *entry = (0, Instant::now());
+            }
+            entry.0 += 1;
+        }
+    }
+}
+
+fn client_key(client: &str) -> String {
+    format!("client {client}")
+}
+
+fn account_key(account: &str) -> String {
+    format!("account {}", account.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_failures_stop_one_client_and_not_another() {
+        let throttle = Throttle::default();
+        for _ in 0..PER_CLIENT {
+            assert!(throttle.allows("10.0.0.1", "asha@example.in"));
+            throttle.failed("10.0.0.1", "asha@example.in");
+        }
+        assert!(!throttle.allows("10.0.0.1", "ravi@example.in"));
+        assert!(throttle.allows("10.0.0.2", "asha@example.in"));
+    }
+
+    #[test]
+    fn many_clients_on_one_account_are_stopped_too() {
+        let throttle = Throttle::default();
+        for number in 0..PER_ACCOUNT {
+            throttle.failed(&number.to_string(), "asha@example.in");
+        }
+        assert!(!throttle.allows("fresh", "ASHA@example.in"));
+        assert!(throttle.allows("fresh", "ravi@example.in"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Running the shop.
+
+mod dashboard;
+mod login;
+mod orders;
+mod products;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use super::Shop;
+
+pub(crate) fn routes() -> Router<Arc<Shop>> {
+    Router::new()
+        .merge(login::routes())
+        .merge(dashboard::routes())
+        .merge(products::routes())
+        .merge(orders::routes())
+}

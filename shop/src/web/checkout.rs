@@ -1,0 +1,221 @@
+//! Buying: address in, order out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use minijinja::context;
+use minijinja::value::Serde;
+use serde_json::json;
+
+use super::error::PageError;
+use super::form::CheckedForm;
+use super::visit::Visit;
+use super::{Shop, cart, guard};
+use crate::cart::Cart;
+use crate::db::orders::{self, NewOrder, Placed, Refusal};
+use crate::db::random_hex;
+use crate::{log, password};
+
+/// The fields that a customer fills in.
+const FIELDS: [&str; 7] = ["name", "phone", "email", "address", "city", "pincode", "delivery_note"];
+
+pub(crate) fn routes() -> Router<Arc<Shop>> {
+    Router::new().route("/checkout", get(show).post(place))
+}
+
+async fn show(visit: Visit) -> Result<Response, PageError> {
+    if visit.cart.is_empty() {
+        return Ok(visit.go_to("/cart"));
+    }
+    let fresh = Sheet { key: random_hex::<16>(), ..Sheet::default() };
+    page(&visit, StatusCode::OK, fresh).await
+}
+
+/// What the form shows: what was typed, what is wrong with it, and the key that makes it one order.
+#[derive(Default)]
+struct Sheet {
+    key: String,
+    typed: BTreeMap<&'static str, String>,
+    wrong: BTreeMap<&'static str, String>,
+    notice: String,
+}
+
+async fn page(visit: &Visit, status: StatusCode, sheet: Sheet) -> Result<Response, PageError> {
+    let bill = cart::bill(visit).await?;
+    let takes_note = visit.shop.store.read(|connection| orders::takes_delivery_note(connection)).await?;
+    let typed: BTreeMap<_, _> =
+        FIELDS.iter().map(|name| (*name, sheet.typed.get(name).cloned().unwrap_or_default())).collect();
+    let wrong: BTreeMap<_, _> =
+        FIELDS.iter().map(|name| (*name, sheet.wrong.get(name).cloned().unwrap_or_default())).collect();
+    let values = context! {
+        bill => Serde(bill),
+        idempotency_key => sheet.key,
+        typed => Serde(typed),
+        wrong => Serde(wrong),
+        notice => sheet.notice,
+        takes_delivery_note => takes_note,
+    };
+    visit.page(status, "checkout.html", values)
+}
+
+async fn place(form: CheckedForm) -> Result<Response, PageError> {
+    let typed: BTreeMap<_, _> = FIELDS.iter().map(|name| (*name, form.text(name).to_owned())).collect();
+    let key = form.text("idempotency_key").to_owned();
+    if key.len() != 32 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(PageError::Invalid(
+            "the order has no valid idempotency key; reload the checkout".to_owned(),
+        ));
+    }
+    let order = match read(&form, &key) {
+        Ok(order) => order,
+        Err(wrong) => {
+            let notice = "Please look at the marked fields again.".to_owned();
+            let sheet = Sheet { key, typed, wrong, notice };
+            return refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await;
+        }
+    };
+    let placed = form.visit.shop.store.write(move |transaction| orders::place(transaction, &order)).await;
+    let mut sheet = Sheet { key, typed, ..Sheet::default() };
+    match placed {
+        Ok(placed) => Ok(thank(&form, &placed)),
+        Err(Refusal::Store(error)) => Err(error.into()),
+        Err(Refusal::Empty) => Err(PageError::Conflict("your basket is empty".to_owned())),
+        Err(Refusal::NotServed(pincode)) => {
+            sheet.notice = format!("We do not deliver to {pincode} yet.");
+            sheet.wrong.insert("pincode", sheet.notice.clone());
+            refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await
+        }
+        Err(Refusal::PriceChanged) => {
+            sheet.notice =
+                "Prices have changed since you saw this page. Please check the total again.".to_owned();
+            refuse(&form, StatusCode::CONFLICT, sheet).await
+        }
+        Err(Refusal::KeyUsed) => {
+            sheet.key = random_hex::<16>();
+            sheet.notice =
+                "This page had already been used for an order. Please check your basket again.".to_owned();
+            refuse(&form, StatusCode::CONFLICT, sheet).await
+        }
+        Err(Refusal::Short(short)) => {
+            if guard::wants_json(&form.headers) {
+                let answer = json!({ "error": Refusal::Short(Vec::new()).to_string(), "short": short });
+                return Ok(guard::json(StatusCode::CONFLICT, &answer));
+            }
+            form.visit.page(StatusCode::CONFLICT, "out_of_stock.html", context! { short => Serde(short) })
+        }
+    }
+}
+
+/// The form again, or for a program what is wrong with it.
+async fn refuse(form: &CheckedForm, status: StatusCode, sheet: Sheet) -> Result<Response, PageError> {
+    if guard::wants_json(&form.headers) {
+        return Ok(guard::json(status, &json!({ "error": sheet.notice, "fields": sheet.wrong })));
+    }
+    page(&form.visit, status, sheet).await
+}
+
+fn thank(form: &CheckedForm, placed: &Placed) -> Response {
+    if !placed.replayed {
+        log::info(format_args!("order {} placed, {} paise", placed.id, placed.total_paise));
+    }
+    let address = format!("/order/{}", placed.token);
+    let mut response = if guard::wants_json(&form.headers) {
+        let answer = json!({
+            "order": placed.id,
+            "token": placed.token,
+            "total_paise": placed.total_paise,
+            "replayed": placed.replayed,
+        });
+        guard::json(if placed.replayed { StatusCode::OK } else { StatusCode::CREATED }, &answer)
+    } else {
+        form.visit.go_to(&address)
+    };
+    form.visit.keep_cart(&mut response, &Cart::default());
+    response
+}
+
+/// The order as typed, or what is wrong with each field.
+fn read(form: &CheckedForm, key: &str) -> Result<NewOrder, BTreeMap<&'static str, String>> {
+    let mut wrong = BTreeMap::new();
+    let mut line = |name: &'static str, range: std::ops::RangeInclusive<usize>, what: &str| {
+        let text = form.text(name);
+        let length = text.chars().count();
+        if !range.contains(&length) || text.chars().any(|c| c.is_control() && !"\r\n".contains(c)) {
+            wrong.insert(name, what.to_owned());
+        }
+        text.to_owned()
+    };
+    let customer_name = line("name", 2..=80, "Please tell us your name.");
+    let address = line("address", 8..=300, "Please give house, street and area.");
+    let city = line("city", 2..=60, "Please tell us the city or village.");
+    let note = line("delivery_note", 0..=200, "At most 200 letters, please.");
+    for (name, value) in [("name", &customer_name), ("city", &city)] {
+        if value.contains(['\r', '\n']) {
+            wrong.insert(name, "One line only, please.".to_owned());
+        }
+    }
+    let phone = mobile(form.text("phone"));
+    if phone.is_none() {
+        wrong.insert("phone", "Please give a mobile number of ten digits.".to_owned());
+    }
+    let pincode = form.text("pincode").replace(' ', "");
+    if pincode.len() != 6 || !pincode.bytes().all(|byte| byte.is_ascii_digit()) || pincode.starts_with('0') {
+        wrong.insert("pincode", "A pincode has six digits.".to_owned());
+    }
+    let email = match form.text("email") {
+        "" => None,
+        text => password::checked_email(text)
+            .inspect_err(|_| {
+                wrong.insert("email", "That is not an e-mail address.".to_owned());
+            })
+            .ok(),
+    };
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(NewOrder {
+        idempotency_key: key.to_owned(),
+        customer_name,
+        phone: phone.unwrap_or_default(),
+        email,
+        address,
+        city,
+        pincode,
+        delivery_note: (!note.is_empty()).then_some(note),
+        lines: form.visit.cart.lines(),
+        seen_total_paise: form.text("seen_total_paise").parse().ok(),
+    })
+}
+
+/// The ten digits of an Indian mobile number, however it was written.
+fn mobile(text: &str) -> Option<String> {
+    let digits: String = text.chars().filter(|c| !" -()+".contains(*c)).collect();
+    let digits = match digits.len() {
+        12 => digits.strip_prefix("91")?,
+        11 => digits.strip_prefix('0')?,
+        _ => &digits,
+    };
+    let fits = digits.len() == 10
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && digits.starts_with(['6', '7', '8', '9']);
+    fits.then(|| digits.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mobile_numbers_are_read_as_people_write_them() {
+        for text in ["9845012345", "+91 98450 12345", "098450-12345", "(+91) 9845012345"] {
+            assert_eq!(mobile(text).as_deref(), Some("9845012345"), "{text}");
+        }
+        for text in ["", "12345", "5845012345", "98450123456", "98450१२३४५", "9845o12345"] {
+            assert_eq!(mobile(text), None, "{text}");
+        }
+    }
+}

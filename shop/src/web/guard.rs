@@ -1,0 +1,111 @@
+//! What holds for every answer: security headers, the release, and errors in the shop's look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use minijinja::context;
+
+use super::Shop;
+use super::error::PageError;
+use super::visit::{Visit, came_by_https};
+use crate::log;
+
+/// A request that takes longer than this is answered with 503.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// No script, no style but the shop's own files, no frame, forms only to the shop itself.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+
+/// Runs a request and completes its answer.
+pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let path = request.uri().path().to_owned();
+    let mut response = match tokio::time::timeout(LONGEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => PageError::TimedOut.into_response(),
+    };
+    if let Some(error) = response.extensions_mut().remove::<Arc<PageError>>() {
+        if response.status().is_server_error() {
+            log::error(format_args!("{method} {path}"), error.as_ref());
+        }
+        response = explain(&shop, &headers, &error);
+    }
+    let release = HeaderValue::from_str(&shop.release).unwrap_or(HeaderValue::from_static("unprintable"));
+    let out = response.headers_mut();
+    out.insert(HeaderName::from_static("x-release"), release);
+    set(out, header::CONTENT_SECURITY_POLICY, POLICY);
+    set(out, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(out, header::X_FRAME_OPTIONS, "DENY");
+    // Not `no-referrer`: browsers would then send `Origin: null` with the shop's own forms.
+    set(out, header::REFERRER_POLICY, "same-origin");
+    set(out, HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+    set(out, HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()");
+    if came_by_https(&headers) {
+        set(out, header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+    // Pages show the visitor's own basket; those that show more say no-store for themselves.
+    if !out.contains_key(header::CACHE_CONTROL) {
+        let private = method != Method::GET || is_private(&path) || response.status().is_server_error();
+        let rule = if private { "no-store" } else { "private, no-cache" };
+        set(response.headers_mut(), header::CACHE_CONTROL, rule);
+    }
+    response
+}
+
+fn is_private(path: &str) -> bool {
+    ["/cart", "/checkout", "/order", "/admin", "/healthz"].iter().any(|private| path.starts_with(private))
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
+    headers.insert(name, HeaderValue::from_static(value));
+}
+
+/// The page for an error. Should that fail too, a line of plain text.
+fn explain(shop: &Arc<Shop>, headers: &HeaderMap, error: &PageError) -> Response {
+    let status = error.status();
+    let text = match error {
+        PageError::NotFound => "We looked on every shelf: there is no such page here.".to_owned(),
+        PageError::Store(_) | PageError::Template { .. } => {
+            "Something broke on our side, not on yours. Your basket is safe; please try again in a minute."
+                .to_owned()
+        }
+        other => sentence(&other.to_string()),
+    };
+    if wants_json(headers) {
+        return json(status, &serde_json::json!({ "error": text }));
+    }
+    let visit = Visit::of(shop, headers);
+    let page = context! { status => status.as_u16(), text => text.as_str() };
+    // A page's own bug is an error answer; a bug in the error's page must still be one.
+    match visit.page(status, "error.html", page) {
+        Ok(response) => response,
+        Err(error) => {
+            log::error("error page", &error);
+            (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{text}\n"))
+                .into_response()
+        }
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}
+
+/// Whether a program asks, which reads JSON and no pages.
+pub(crate) fn wants_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json")
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: axum::http::StatusCode, value: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
+}

@@ -1,0 +1,161 @@
+//! Templates and static files: read once, from the folder beside the program.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use axum::extract::{Path as UrlPath, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+use sha2::{Digest, Sha256};
+
+use super::Shop;
+use super::error::PageError;
+use crate::money::Rupees;
+
+/// Templates or static files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    /// A file or folder cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A template is not well formed.
+    #[error("template {name} is not well formed")]
+    Template {
+        /// Its name below `templates/`.
+        name: String,
+        /// What is wrong, and where.
+        source: minijinja::Error,
+    },
+}
+
+#[derive(Debug)]
+struct Asset {
+    bytes: Vec<u8>,
+    kind: &'static str,
+    etag: String,
+}
+
+/// Everything that pages are made of.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    templates: Environment<'static>,
+    assets: Arc<HashMap<String, Asset>>,
+}
+
+impl Pages {
+    /// Reads `templates/` and `static/` below `home`.
+    pub(crate) fn read(home: &Path) -> Result<Self, PagesError> {
+        let mut templates = Environment::new();
+        // Whatever a template's name: everything that it prints is escaped.
+        templates.set_auto_escape_callback(|_| AutoEscape::Html);
+        // A misspelt name is an error to be seen by the tests and not an empty place on a page.
+        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.add_filter("rupees", |paise: i64| Rupees(paise).to_string());
+        templates.add_filter("in_india", in_india);
+        templates.add_filter("query", |text: &str| {
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+        });
+
+        let mut assets = HashMap::new();
+        for (name, bytes) in files_below(&home.join("static"))? {
+            let etag = format!("\"{}\"", &hex::encode(Sha256::digest(&bytes))[..16]);
+            let kind = kind_of(&name);
+            assets.insert(name, Asset { bytes, kind, etag });
+        }
+        let assets = Arc::new(assets);
+        let known = assets.clone();
+        templates.add_function("asset", move |name: &str| match known.get(name) {
+            // The content's hash in the address: browsers keep it for a year and still see every change.
+            Some(asset) => {
+                // A file's own name and hexadecimal digits: nothing in it to escape.
+                Ok(Value::from_safe_string(format!("/static/{name}?v={}", asset.etag.trim_matches('"'))))
+            }
+            None => Err(minijinja::Error::new(
+                minijinja::ErrorKind::InvalidOperation,
+                format!("there is no static file {name}"),
+            )),
+        });
+        for (name, bytes) in files_below(&home.join("templates"))? {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            templates
+                .add_template_owned(name.clone(), text)
+                .map_err(|source| PagesError::Template { name, source })?;
+        }
+        Ok(Self { templates, assets })
+    }
+
+    /// Fills in a template.
+    pub(crate) fn render(&self, name: &str, values: Value) -> Result<String, PageError> {
+        let failed = |source| PageError::Template { name: name.to_owned(), source };
+        self.templates.get_template(name).map_err(failed)?.render(values).map_err(failed)
+    }
+}
+
+/// A static file.
+pub(crate) async fn asset(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(path): UrlPath<String>,
+    headers: HeaderMap,
+) -> Result<Response, PageError> {
+    let asset = shop.pages.assets.get(&path).ok_or(PageError::NotFound)?;
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == asset.etag.as_bytes());
+    let kept = [
+        (header::CONTENT_TYPE, asset.kind),
+        (header::ETAG, asset.etag.as_str()),
+        (header::CACHE_CONTROL, "public, max-age=31536000"),
+    ];
+    Ok(if known {
+        (StatusCode::NOT_MODIFIED, kept).into_response()
+    } else {
+        (kept, asset.bytes.clone()).into_response()
+    })
+}
+
+fn kind_of(name: &str) -> &'static str {
+    match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("txt") => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+/// A stored UTC time as people in India read it.
+fn in_india(stored: &str) -> String {
+    let offset =
+        jiff::tz::TimeZone::fixed(jiff::tz::offset(5).saturating_add(jiff::SignedDuration::from_mins(30)));
+    match stored.parse::<jiff::Timestamp>() {
+        Ok(time) => time.to_zoned(offset).strftime("%-d %b %Y, %-I:%M %p").to_string(),
+        Err(_) => stored.to_owned(),
+    }
+}
+
+fn files_below(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, PagesError> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![(String::new(), folder.to_owned())];
+    while let Some((prefix, folder)) = waiting.pop() {
+        let failed = |source| PagesError::Read { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                waiting.push((format!("{prefix}{name}/"), path));
+            } else {
+                let bytes = fs::read(&path).map_err(|source| PagesError::Read { path, source })?;
+                found.insert(format!("{prefix}{name}"), bytes);
+            }
+        }
+    }
+    Ok(found)
+}

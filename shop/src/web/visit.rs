@@ -1,0 +1,202 @@
+//! One request's view of its visitor: basket, form token, and whether an admin is signed in.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use cookie::{Cookie, SameSite, time::Duration};
+use minijinja::{Value, context};
+
+use super::Shop;
+use super::error::PageError;
+use crate::cart::Cart;
+use crate::db::{random_hex, sessions};
+
+/// Baskets and visitors are remembered for this long.
+const REMEMBERED: Duration = Duration::days(30);
+
+const VISITOR: &str = "visitor";
+const CART: &str = "cart";
+const ADMIN: &str = "admin";
+
+/// Whether the visitor came over https. Told by the proxy in front, which must set or remove this header.
+pub(crate) fn came_by_https(headers: &HeaderMap) -> bool {
+    headers.get("x-forwarded-proto").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+/// Who visits.
+#[derive(Clone, Debug)]
+pub(crate) struct Visit {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) cart: Cart,
+    /// A random id that form tokens belong to.
+    visitor: String,
+    is_new: bool,
+    https: bool,
+    /// The admin cookie as sent; not yet looked up.
+    admin_cookie: Option<String>,
+}
+
+impl Visit {
+    /// Reads the cookies.
+    pub(crate) fn of(shop: &Arc<Shop>, headers: &HeaderMap) -> Self {
+        let https = came_by_https(headers);
+        let value = |name| cookie_value(headers, &cookie_name(name, https));
+        let visitor = value(VISITOR).filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+        Self {
+            shop: shop.clone(),
+            cart: Cart::from_cookie(&shop.signer, value(CART).as_deref()),
+            is_new: visitor.is_none(),
+            visitor: visitor.unwrap_or_else(random_hex::<16>),
+            https,
+            admin_cookie: value(ADMIN),
+        }
+    }
+
+    fn token_parts(&self) -> [&str; 2] {
+        // The session is part of it: a token from before the login is of no use after it.
+        [&self.visitor, self.admin_cookie.as_deref().unwrap_or_default()]
+    }
+
+    /// The hidden field of every form on this visitor's pages.
+    pub(crate) fn csrf(&self) -> String {
+        self.shop.signer.sign("csrf", &self.token_parts())
+    }
+
+    /// Whether a form came from one of this visitor's pages.
+    pub(crate) fn owns(&self, csrf: &str) -> bool {
+        !self.is_new && self.shop.signer.verify("csrf", &self.token_parts(), csrf)
+    }
+
+    /// A page in the shop's look. `values` are added to what every page has.
+    pub(crate) fn page(
+        &self,
+        status: StatusCode,
+        template: &str,
+        values: Value,
+    ) -> Result<Response, PageError> {
+        let every = context! {
+            csrf => self.csrf(),
+            cart_pieces => self.cart.pieces(),
+            release => self.shop.release.as_str(),
+            query => "",
+        };
+        let html = self.shop.pages.render(template, context! { ..values, ..every })?;
+        let mut response = (status, Html(html)).into_response();
+        if self.is_new {
+            self.put_cookie(&mut response, VISITOR, &self.visitor, Some(REMEMBERED));
+        }
+        Ok(response)
+    }
+
+    /// Sends the browser to another page of the shop, which it fetches with GET.
+    pub(crate) fn go_to(&self, path: &str) -> Response {
+        axum::response::Redirect::to(path).into_response()
+    }
+
+    /// Has the browser keep this basket.
+    pub(crate) fn keep_cart(&self, response: &mut Response, cart: &Cart) {
+        let value = cart.to_cookie(&self.shop.signer);
+        self.put_cookie(response, CART, &value, Some(REMEMBERED));
+    }
+
+    /// Signs the browser in, under a new visitor id.
+    pub(crate) fn sign_in(&self, response: &mut Response, session: &str) {
+        self.put_cookie(response, ADMIN, session, None);
+        self.put_cookie(response, VISITOR, &random_hex::<16>(), Some(REMEMBERED));
+    }
+
+    /// Takes the session out of the browser.
+    pub(crate) fn sign_out(&self, response: &mut Response) {
+        self.put_cookie(response, ADMIN, "", Some(Duration::ZERO));
+        self.put_cookie(response, VISITOR, &random_hex::<16>(), Some(REMEMBERED));
+    }
+
+    /// The cookie of the session, if the browser sent one.
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.admin_cookie.as_deref()
+    }
+
+    fn put_cookie(
+        &self,
+        response: &mut Response,
+        name: &'static str,
+        value: &str,
+        max_age: Option<Duration>,
+    ) {
+        let mut cookie = Cookie::build((cookie_name(name, self.https), value.to_owned()))
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .secure(self.https);
+        if let Some(max_age) = max_age {
+            cookie = cookie.max_age(max_age);
+        }
+        // Names and values are made of hexadecimal digits, letters and `-_.`, which a header can hold.
+        if let Ok(header) = HeaderValue::from_str(&cookie.build().to_string()) {
+            response.headers_mut().append(header::SET_COOKIE, header);
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Shop>> for Visit {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(shop, &parts.headers))
+    }
+}
+
+/// A visit of somebody who is signed in as admin; anybody else is sent to the login.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminVisit {
+    pub(crate) visit: Visit,
+    pub(crate) admin: sessions::Admin,
+}
+
+impl AdminVisit {
+    /// Looks the session up.
+    pub(crate) async fn of(visit: Visit) -> Result<Self, PageError> {
+        let cookie = visit.admin_cookie.clone().ok_or(PageError::SignInFirst)?;
+        let admin = visit.shop.store.read(move |connection| sessions::admin(connection, &cookie)).await;
+        let admin = admin?.ok_or(PageError::SignInFirst)?;
+        Ok(Self { visit, admin })
+    }
+
+    /// A page with what every admin page has.
+    pub(crate) fn page(
+        &self,
+        status: StatusCode,
+        template: &str,
+        values: Value,
+    ) -> Result<Response, PageError> {
+        let every = context! { admin_email => self.admin.email.as_str() };
+        self.visit.page(status, template, context! { ..values, ..every })
+    }
+}
+
+impl FromRequestParts<Arc<Shop>> for AdminVisit {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
+        Self::of(Visit::of(shop, &parts.headers)).await
+    }
+}
+
+/// Over https the name itself makes browsers insist on Secure, this host and the whole path.
+fn cookie_name(name: &str, https: bool) -> String {
+    if https { format!("__Host-{name}") } else { name.to_owned() }
+}
+
+fn cookie_value(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|header| header.to_str().ok())
+        .flat_map(|header| header.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value.to_owned())
+}
