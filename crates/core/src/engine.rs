@@ -301,7 +301,9 @@ impl<'a> Engine<'a> {
         let begun = self.ports.clock.now();
         let result = act(self).and_then(|checks| {
             let failed = failing(step, &checks);
+            let back = self.order.kind == Kind::Rollback && !Step::PREPARATION.contains(&step);
             for check in checks {
+                let check = if back { on_the_way_back(check) } else { check };
                 self.record(Event::Checked { step, check })?;
             }
             failed.map_or(Ok(()), Err)
@@ -361,7 +363,7 @@ impl<'a> Engine<'a> {
             match self.undo(step) {
                 Ok(checks) => {
                     for check in checks {
-                        self.record_or_warn(Event::Checked { step, check });
+                        self.record_or_warn(Event::Checked { step, check: on_the_way_back(check) });
                     }
                     let ms = self.ports.clock.now().since_ms(begun);
                     self.record_or_warn(Event::UndoneStep { step, ms });
@@ -558,6 +560,19 @@ impl<'a> Engine<'a> {
             self.ports.audience.show(crate::ports::News::Line(&format!("not journaled: {failure}")));
         }
     }
+}
+
+/// The paper has boxes of its own for what is done to go back; the same observation fills those in.
+fn on_the_way_back(mut check: Check) -> Check {
+    let id = match check.id.as_str() {
+        "deploy.stop" => "back.stop",
+        "deploy.pull" => "back.code",
+        "deploy.restart" => "back.restart",
+        id if id.starts_with("verify.") => "back.verify",
+        other => other,
+    };
+    check.id = id.to_owned();
+    check
 }
 
 /// The failure that the failing checks of a step amount to.

@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make demo` shows the main job, `make test` passes every test.
+SHELL := /bin/bash
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: demo test lint fmt bench advisories tools
+
+demo:
+	$(CARGO) build --release -p plimsoll -p greengrocer
+	$(CARGO) run --release -q -p plimsoll-testkit --bin demo
+
+test: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	scripts/cargo-deny check bans licenses sources
+	$(CARGO) build --workspace --all-targets
+	scripts/test
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	scripts/cargo-deny check bans licenses sources
+
+bench:
+	$(CARGO) build --release --workspace
+	bench/run
+
+advisories:
+	scripts/cargo-deny check advisories
+
+# Installs what the tests need and this machine lacks: as root through apt, else it says what to install.
+tools:
+	scripts/tools
