@@ -1,8 +1,8 @@
 //! A scripted app and raw clients, for this crate's tests: sockets and threads, no HTTP library of ours in between.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -51,7 +51,10 @@ impl App {
     pub(crate) fn start(
         script: impl Fn(&Asked, &mut BufReader<TcpStream>) -> io::Result<Then> + Send + Sync + 'static,
     ) -> App {
-        App::start_at("127.0.0.1:0".parse().unwrap(), script)
+        // An address of its own: the port of an app that was stopped must not become that of another test's.
+        static ADDRESSES: AtomicUsize = AtomicUsize::new(0);
+        let [high, low] = (ADDRESSES.fetch_add(1, SeqCst) as u16).to_be_bytes();
+        App::start_at((Ipv4Addr::new(127, 77, high, low), 0).into(), script)
     }
 
     pub(crate) fn start_at(

@@ -257,3 +257,119 @@ impl Near {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn round_trip(path: &Path) {
+        let control = Control::bind(path).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut session = control.accept().unwrap();
+                let request = session.request(PATIENCE).unwrap();
+                assert_eq!(request, json!({"do": "deploy", "text": "a\nb"}));
+                for number in 0..3 {
+                    session.send(&json!({ "event": number })).unwrap();
+                }
+            });
+            let mut client = connect(path).unwrap();
+            client.send(&json!({"do": "deploy", "text": "a\nb"})).unwrap();
+            let lines: Vec<Value> = client.map(Result::unwrap).collect();
+            assert_eq!(lines, [json!({"event": 0}), json!({"event": 1}), json!({"event": 2})]);
+        });
+    }
+
+    #[test]
+    fn a_request_and_its_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        round_trip(&path);
+        assert!(!path.exists(), "the socket file stays behind");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_path_longer_than_the_kernel_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a".repeat(120)).join("b".repeat(120));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("control.sock");
+        assert!(UnixListener::bind(&path).is_err(), "no trick is needed");
+        round_trip(&path);
+    }
+
+    #[test]
+    fn only_its_owner_may_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::bind(&dir.path().join("s")).unwrap();
+        let mode = fs::metadata(control.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_dead_servers_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        assert!(matches!(connect(&path), Err(ControlError::NoServer { .. })));
+        round_trip(&path);
+    }
+
+    #[test]
+    fn a_live_server_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = Control::bind(&path).unwrap();
+        let error = Control::bind(&path).unwrap_err();
+        assert!(matches!(error, ControlError::InUse { .. }));
+        assert!(error.to_string().contains("another server already answers at /"), "{error}");
+        // The look at it was a connection without a request.
+        assert!(matches!(first.accept().unwrap().request(PATIENCE), Err(ControlError::Gone { .. })));
+        assert!(connect(&path).is_ok());
+    }
+
+    #[test]
+    fn something_else_at_the_path_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(Control::bind(&path), Err(ControlError::NotASocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn an_old_server_does_not_remove_its_successors_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = Control::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = Control::bind(&path).unwrap();
+        drop(first);
+        assert!(connect(&path).is_ok());
+    }
+
+    #[test]
+    fn nobody_there_and_nonsense_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(matches!(connect(&path), Err(ControlError::NoServer { .. })));
+        assert!(matches!(Control::bind(&dir.path().join("no/s")), Err(ControlError::Io { .. })));
+        let control = Control::bind(&path).unwrap();
+        let client = connect(&path).unwrap();
+        client.reader.get_ref().write_all(b"{not json\n").unwrap();
+        let mut session = control.accept().unwrap();
+        assert!(matches!(session.request(PATIENCE), Err(ControlError::NotJson { .. })));
+        let silent = connect(&path).unwrap();
+        let mut session = control.accept().unwrap();
+        assert!(matches!(session.request(Duration::from_millis(50)), Err(ControlError::Gone { .. })));
+        drop((client, silent));
+    }
+}

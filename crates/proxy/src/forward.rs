@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 
-use crate::Door;
+use crate::Shared;
 use crate::client::Client;
 use crate::gate::{Admission, Verdict};
 use crate::page::Page;
@@ -64,7 +64,7 @@ enum Sent {
 }
 
 pub(crate) async fn serve(
-    door: Arc<Door>,
+    door: Arc<Shared>,
     client: Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ClientLeft> {
@@ -129,7 +129,7 @@ pub(crate) async fn serve(
 
 /// Sends a request once. It is sent again only where nothing can have been carried out, or where that does no harm.
 async fn send(
-    door: &Door,
+    door: &Shared,
     claim: &Claim,
     mut request: Request<RequestBody>,
     app_down_since: &mut Option<Instant>,
@@ -177,7 +177,7 @@ async fn send(
     }
 }
 
-fn lost(door: &Door, claim: &Claim) -> Sent {
+fn lost(door: &Shared, claim: &Claim) -> Sent {
     let status = if claim.ended() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
     Sent::Failed(status, Page::answer_lost(&door.options.app_name))
 }
@@ -203,7 +203,7 @@ type Upgrade = Option<OnUpgrade>;
 fn prepare(
     mut request: Request<Incoming>,
     client: &Client,
-    door: &Door,
+    door: &Shared,
 ) -> Result<(Request<RequestBody>, Upgrade), (StatusCode, Page)> {
     let bad = |status, text: &str| Err((status, Page::refused(text)));
     if request.method() == Method::CONNECT {
@@ -313,7 +313,7 @@ fn is_reserved(name: &str, trusted: bool) -> bool {
 }
 
 /// `GET http://host/path` becomes `GET /path` with that host.
-fn set_target_form(parts: &mut Parts, door: &Door) -> Result<(), (StatusCode, Page)> {
+fn set_target_form(parts: &mut Parts, door: &Shared) -> Result<(), (StatusCode, Page)> {
     let bad = || (StatusCode::BAD_REQUEST, Page::refused("The request's address is not understood."));
     if let Some(authority) = parts.uri.authority() {
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
@@ -356,7 +356,7 @@ fn set_forwarded(headers: &mut HeaderMap, client: &Client) {
 
 /// Makes the app's answer the client's.
 fn answer(
-    door: &Door,
+    door: &Shared,
     mut response: Response<Incoming>,
     connection: Connection,
     claim: Claim,
@@ -387,7 +387,7 @@ fn answer(
 
 /// Joins client and app; what flows then is theirs alone.
 fn switch(
-    door: &Door,
+    door: &Shared,
     mut response: Response<Incoming>,
     claim: Claim,
     upgrade: Upgrade,
@@ -485,5 +485,515 @@ impl Body for ResponseBody {
             }
             ResponseBody::App(app) => app.body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::Options;
+    use crate::app::{App, Then, ask, door, door_to, get, open, post, receive, reply, send, until};
+
+    fn hello() -> App {
+        App::saying("hello", Duration::ZERO)
+    }
+
+    #[test]
+    fn a_request_and_its_answer_pass_as_they_are() {
+        let app = App::start(|_, stream| {
+            let answer = "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nx-release: 000012-3fa9c1b\r\nconnection: x-private\r\nx-private: 1\r\nkeep-alive: timeout=5\r\ncontent-length: 2\r\n\r\nok";
+            stream.get_mut().write_all(answer.as_bytes()).map(|()| Then::Keep)
+        });
+        let door = door_to(&app);
+        let request = "PUT /a%20b?x=1&y=%2f HTTP/1.1\r\nHost: Shop.test:81\r\nCookie: c=1\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: gzip\r\nContent-Length: 3\r\n\r\nabc";
+        let answer = ask(door.local_addr(), request).unwrap();
+        let mut headers: Vec<String> =
+            answer.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        headers.sort();
+        assert_eq!(
+            headers,
+            ["content-length: 2", "set-cookie: a=1", "set-cookie: b=2", "x-release: 000012-3fa9c1b"]
+        );
+        assert_eq!((answer.status, answer.text().as_str()), (201, "ok"));
+        let asked = app.last();
+        assert_eq!(asked.line, "PUT /a%20b?x=1&y=%2f HTTP/1.1");
+        assert_eq!(asked.body, b"abc");
+        let mut headers: Vec<String> =
+            asked.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        headers.sort();
+        let expected = [
+            "content-length: 3",
+            "cookie: c=1",
+            "host: Shop.test:81",
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-host: Shop.test:81",
+            "x-forwarded-proto: http",
+        ];
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_clients_say_about_themselves_is_replaced() {
+        let app = hello();
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-for: 5.6.7.8\r\nX_Forwarded_For: 9.9.9.9\r\nx-forwarded-proto: https\r\nx-forwarded-host: evil\r\nx-forwarded-port: 1\r\nx-real-ip: 1.1.1.1\r\nforwarded: for=1.2.3.4\r\n\r\n";
+        let stranger = door_to(&app);
+        ask(stranger.local_addr(), request).unwrap();
+        let asked = app.last();
+        assert_eq!(asked.header("x-forwarded-for"), Some("127.0.0.1"));
+        assert_eq!(asked.header("x-forwarded-proto"), Some("http"));
+        assert_eq!(asked.header("x-forwarded-host"), Some("a"));
+        for gone in ["x_forwarded_for", "x-forwarded-port", "x-real-ip", "forwarded"] {
+            assert_eq!(asked.header(gone), None, "{gone}");
+        }
+        let trusting = door(Options { trust_loopback: true, ..Options::default() });
+        trusting.set_target(Some(app.target("1")));
+        trusting.gate().open();
+        ask(trusting.local_addr(), request).unwrap();
+        let asked = app.last();
+        assert_eq!(asked.header("x-forwarded-for"), Some("1.2.3.4, 5.6.7.8, 127.0.0.1"));
+        assert_eq!(asked.header("x-forwarded-proto"), Some("https"));
+        assert_eq!(asked.header("forwarded"), Some("for=1.2.3.4"));
+        assert_eq!(asked.header("x_forwarded_for"), None, "WSGI would read it as the real one");
+    }
+
+    #[test]
+    fn the_smoke_header_never_comes_from_outside() {
+        let app = hello();
+        let door = door_to(&app);
+        let request = "POST / HTTP/1.1\r\nhost: a\r\nX-Plimsoll-Smoke: t\r\nx_plimsoll_smoke: t\r\nX-Plimsoll_Smoke: t\r\ntransfer-encoding: chunked\r\ntrailer: x-plimsoll-smoke, x-sum\r\n\r\n1\r\na\r\n0\r\nx-plimsoll-smoke: t\r\nx-sum: 7\r\n\r\n";
+        assert_eq!(ask(door.local_addr(), request).unwrap().status, 200);
+        let asked = app.last();
+        let names: Vec<&str> = asked.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(!names.iter().any(|name| name.replace('_', "-").eq_ignore_ascii_case(SMOKE)), "{names:?}");
+        assert_eq!(String::from_utf8(asked.body).unwrap(), "ax-sum: 7\r\n", "the other trailer passes");
+    }
+
+    /// What two servers in a row could read differently. The door answers, and `/smuggled` never reaches the app.
+    #[test]
+    fn smuggled_requests_do_not_pass() {
+        const INNER: &str = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
+        let app = hello();
+        let door = door_to(&app);
+        let refused = [
+            (
+                "two lengths",
+                format!(
+                    "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 38\r\n\r\n{INNER}"
+                ),
+            ),
+            (
+                "a list of lengths",
+                format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 38\r\n\r\n{INNER}"),
+            ),
+            ("a signed length", format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx{INNER}")),
+            (
+                "an unknown coding",
+                format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n{INNER}"),
+            ),
+            (
+                "two codings",
+                format!(
+                    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n{INNER}"
+                ),
+            ),
+            (
+                "two coding lines",
+                format!(
+                    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{INNER}"
+                ),
+            ),
+            (
+                "chunked not last",
+                format!(
+                    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{INNER}"
+                ),
+            ),
+            (
+                "chunked in 1.0",
+                format!("POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{INNER}"),
+            ),
+            (
+                "space before the colon",
+                format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n{INNER}"),
+            ),
+            (
+                "a folded line",
+                format!(
+                    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n{INNER}"
+                ),
+            ),
+            ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_owned()),
+            ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned()),
+            ("connect", "CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned()),
+            ("no http", "hello\r\n\r\n".to_owned()),
+        ];
+        for (case, request) in refused {
+            let answer = ask(door.local_addr(), &request).unwrap();
+            assert!(matches!(answer.status, 400 | 405 | 501), "{case}: {}", answer.status);
+        }
+        assert_eq!(app.count(), 0);
+
+        // Length and coding: the coding counts, the length goes, and nothing more is read from this connection.
+        for heads in [
+            "content-length: 5\r\ntransfer-encoding: chunked",
+            "transfer-encoding: chunked\r\ncontent-length: 5",
+        ] {
+            let mut stream = open(door.local_addr());
+            send(&mut stream, &format!("POST /both HTTP/1.1\r\nhost: a\r\n{heads}\r\n\r\n0\r\n\r\n{INNER}"));
+            assert_eq!(receive(&mut stream).unwrap().status, 200);
+            assert_eq!(app.last().header("content-length"), None);
+            assert!(receive(&mut stream).is_err(), "the connection was kept");
+        }
+
+        // Broken chunks: the app may see the request begin, never end, nor what follows.
+        for body in [
+            "zz\r\nabc\r\n0\r\n\r\n",
+            "3\r\nabcdef\r\n0\r\n\r\n",
+            "ffffffffffffffffff\r\nabc",
+            "-1\r\nabc\r\n0\r\n\r\n",
+        ] {
+            let request = format!(
+                "POST /chunks HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{body}{INNER}"
+            );
+            let status = ask(door.local_addr(), &request).map_or(0, |answer| answer.status);
+            assert_ne!(status, 200, "{body}");
+        }
+        let asked = app.asked.lock().unwrap();
+        assert!(asked.iter().all(|asked| asked.path() == "/both"), "{asked:?}");
+    }
+
+    #[test]
+    fn naming_the_length_as_hop_by_hop_does_not_remove_it() {
+        let app = hello();
+        let door = door_to(&app);
+        let request = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close, content-length, host\r\ncontent-length: 3\r\n\r\nabc";
+        assert_eq!(ask(door.local_addr(), request).unwrap().status, 200);
+        let asked = app.last();
+        assert_eq!((asked.body.as_slice(), asked.header("host")), (b"abc".as_slice(), Some("a")));
+    }
+
+    #[test]
+    fn an_absolute_address_names_the_host() {
+        let app = hello();
+        let door = door_to(&app);
+        ask(door.local_addr(), "GET http://u:p@shop.test:1/x?y HTTP/1.1\r\nhost: other\r\n\r\n").unwrap();
+        assert_eq!(
+            (app.last().line.as_str(), app.last().header("host")),
+            ("GET /x?y HTTP/1.1", Some("shop.test:1"))
+        );
+        assert_eq!(ask(door.local_addr(), "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n").unwrap().status, 200);
+        assert_eq!(app.last().line, "OPTIONS * HTTP/1.1");
+    }
+
+    #[test]
+    fn slow_and_huge_heads_are_given_up() {
+        let app = hello();
+        let door = door(Options { header_timeout: Duration::from_millis(300), ..Options::default() });
+        door.set_target(Some(app.target("1")));
+        door.gate().open();
+        let mut stream = open(door.local_addr());
+        let began = Instant::now();
+        send(&mut stream, "GET / HTTP/1.1\r\nhost:");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(250) && began.elapsed() < Duration::from_secs(5));
+        let huge = format!("GET / HTTP/1.1\r\nhost: a\r\ncookie: {}\r\n\r\n", "c".repeat(40_000));
+        assert_eq!(ask(door.local_addr(), &huge).unwrap().status, 431);
+        let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "a: b\r\n".repeat(200));
+        assert_eq!(ask(door.local_addr(), &many).unwrap().status, 431);
+        assert_eq!(app.count(), 0);
+    }
+
+    #[test]
+    fn a_body_that_waits_for_100_is_asked_for_when_it_is_wanted() {
+        let app = hello();
+        let door = door_to(&app);
+        door.gate().hold(Instant::now() + Duration::from_secs(20));
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+        until("it waits", || door.gate().parked() == 1);
+        stream.get_ref().set_nonblocking(true).unwrap();
+        assert_eq!(
+            stream.fill_buf().unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "100 was sent into the hold"
+        );
+        stream.get_ref().set_nonblocking(false).unwrap();
+        door.gate().open();
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+        stream.read_line(&mut line).unwrap();
+        send(&mut stream, "abc");
+        assert_eq!(receive(&mut stream).unwrap().status, 200);
+        assert_eq!((app.last().body.as_slice(), app.last().header("expect")), (b"abc".as_slice(), None));
+    }
+
+    #[test]
+    fn chunks_flow_both_ways_as_they_come() {
+        let app = App::start(|_, stream| {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n";
+            stream.get_mut().write_all(head.as_bytes())?;
+            stream.get_mut().write_all(b"2\r\nde\r\n0\r\nx-sum: 5\r\n\r\n").map(|()| Then::Keep)
+        });
+        let door = door_to(&app);
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\ntransfer-encoding: chunked\r\n\r\n2\r\nxy\r\n1\r\nz\r\n0\r\n\r\n";
+        let answer = ask(door.local_addr(), request).unwrap();
+        assert_eq!(answer.text(), "abcdex-sum: 5\r\n");
+        assert_eq!(app.last().body, b"xyz", "a GET's body passes too");
+        // A client of HTTP/1.0 knows no chunks: the answer ends with the connection.
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET / HTTP/1.0\r\n\r\n");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.0 200 OK\r\n") && text.ends_with("\r\n\r\nabcde"), "{text}");
+        assert!(app.last().header("host").is_some());
+    }
+
+    #[test]
+    fn events_are_not_buffered() {
+        let (next, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let app = App::start(move |_, stream| {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+            stream.get_mut().write_all(head.as_bytes())?;
+            for number in 0..3 {
+                stream.get_mut().write_all(format!("data: {number}\n\n").as_bytes())?;
+                let _ = wait.lock().unwrap().recv();
+            }
+            Ok(Then::Close)
+        });
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET /events HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut text = String::new();
+        for number in 0..3 {
+            // The app writes the next event only after this one has been read.
+            while !text.contains(&format!("data: {number}\n")) {
+                assert_ne!(stream.read_line(&mut text).unwrap(), 0, "{text}");
+            }
+            assert_eq!(door.traffic().in_flight, 1);
+            next.send(()).unwrap();
+        }
+        until("it is over", || door.traffic().in_flight == 0);
+    }
+
+    fn echo() -> App {
+        App::start(|asked, stream| {
+            if asked.header("upgrade") != Some("websocket") {
+                return reply(stream, "no upgrade");
+            }
+            stream.get_mut().write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: k\r\n\r\nwelcome")?;
+            let mut piece = [0; 1024];
+            loop {
+                match stream.read(&mut piece)? {
+                    0 => return Ok(Then::Close),
+                    size => stream.get_mut().write_all(&piece[..size])?,
+                }
+            }
+        })
+    }
+
+    const UPGRADE_TO_WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
+
+    #[test]
+    fn a_websocket_is_a_tunnel_until_a_drain() {
+        let app = echo();
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(&mut stream, UPGRADE_TO_WEBSOCKET);
+        let answer = receive(&mut stream).unwrap();
+        assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
+        assert_eq!(answer.header("sec-websocket-accept"), Some("k"));
+        let mut welcome = [0; 7];
+        stream.read_exact(&mut welcome).unwrap();
+        for round in 0..20_u8 {
+            let sent = vec![round; 1_000];
+            stream.get_mut().write_all(&sent).unwrap();
+            let mut back = vec![0; 1_000];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(sent, back);
+        }
+        assert_eq!(door.traffic().in_flight, 1);
+        let drained = door.drain_current(Duration::from_secs(5)).unwrap();
+        assert_eq!((drained.ended, drained.streams), (0, 1));
+        assert!(drained.waited < Duration::from_secs(2), "a tunnel used up the drain: {drained:?}");
+        assert!(matches!(stream.read(&mut welcome), Ok(0) | Err(_)), "the tunnel is still open");
+    }
+
+    #[test]
+    fn h2c_is_not_passed_on() {
+        let app = echo();
+        let door = door_to(&app);
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n";
+        assert_eq!(ask(door.local_addr(), request).unwrap().text(), "no upgrade");
+        for gone in ["upgrade", "http2-settings", "connection"] {
+            assert_eq!(app.last().header(gone), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_body_keep_their_headers() {
+        let app = App::start(|asked, stream| {
+            let answer = match asked.path() {
+                "/head" => "HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n",
+                "/304" => "HTTP/1.1 304 Not Modified\r\netag: \"e\"\r\n\r\n",
+                _ => "HTTP/1.1 204 No Content\r\n\r\n",
+            };
+            stream.get_mut().write_all(answer.as_bytes()).map(|()| Then::Keep)
+        });
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(
+            &mut stream,
+            "HEAD /head HTTP/1.1\r\nhost: a\r\n\r\nGET /304 HTTP/1.1\r\nhost: a\r\n\r\nGET /204 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        );
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let status: Vec<&str> = text.lines().filter(|line| line.starts_with("HTTP")).collect();
+        assert_eq!(
+            status,
+            ["HTTP/1.1 200 OK", "HTTP/1.1 304 Not Modified", "HTTP/1.1 204 No Content"],
+            "{text}"
+        );
+        assert!(text.contains("content-length: 999") && text.contains("etag: \"e\""), "{text}");
+        until("the connections are back", || door.traffic().in_flight == 0);
+        assert_eq!(app.last().connection, 0, "one connection to the app served all three");
+    }
+
+    #[test]
+    fn a_download_of_any_size_passes() {
+        let app = App::start(|_, stream| {
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 33554432\r\n\r\n")?;
+            for _ in 0..32 {
+                stream.get_mut().write_all(&vec![b'x'; 1024 * 1024])?;
+            }
+            Ok(Then::Keep)
+        });
+        let door = door_to(&app);
+        let answer = get(door.local_addr(), "/").unwrap();
+        assert_eq!(answer.body.len(), 32 * 1024 * 1024);
+        assert!(answer.body.iter().all(|byte| *byte == b'x'));
+    }
+
+    #[test]
+    fn an_answer_may_come_before_the_upload_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut piece = [0; 1024];
+            let _ = stream.read(&mut piece).unwrap();
+            stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 7\r\n\r\ntoo big").unwrap();
+            while stream.read(&mut piece).is_ok_and(|size| size > 0) {}
+        });
+        let door = door(Options::default());
+        door.set_target(Some(crate::Target { addr, release: "1".to_owned() }));
+        door.gate().open();
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\nbegin");
+        let answer = receive(&mut stream).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (413, "too big"));
+        drop(stream);
+        app.join().unwrap();
+        until("it is over", || door.traffic().in_flight == 0);
+    }
+
+    #[test]
+    fn an_app_that_is_down_gives_502_after_a_short_wait() {
+        let mut app = hello();
+        let target = app.target("1");
+        app.stop();
+        let wait = Duration::from_millis(400);
+        let door =
+            door(Options { app_down_wait: wait, app_name: "Grocery".to_owned(), ..Options::default() });
+        door.set_target(Some(target));
+        door.gate().open();
+        let began = Instant::now();
+        let answer = get(door.local_addr(), "/").unwrap();
+        assert_eq!(answer.status, 502);
+        assert!(answer.text().contains("Grocery does not answer"));
+        assert!(began.elapsed() >= wait);
+        assert_eq!(door.traffic().failed_here, 1);
+        assert_eq!(door.recent(Duration::from_secs(60)).iter().map(|second| second.errors).sum::<u32>(), 1);
+    }
+
+    #[test]
+    fn an_app_that_is_restarted_is_waited_for() {
+        let mut app = hello();
+        let door = door_to(&app);
+        let addr = app.addr;
+        assert_eq!(get(door.local_addr(), "/").unwrap().status, 200);
+        app.stop();
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| post(door.local_addr(), "/", "a=1").unwrap().status);
+            until("it waits for the app", || door.traffic().in_flight == 1);
+            let again = App::start_at(addr, |_, stream| reply(stream, "again"));
+            assert_eq!(asking.join().unwrap(), 200);
+            assert_eq!(again.count(), 1);
+        });
+    }
+
+    /// The app closes a kept connection at the very moment the next request comes.
+    #[test]
+    fn a_stale_connection_is_replaced_for_get_and_not_used_for_post() {
+        let app = App::start(|asked, stream| {
+            // The second request on any connection is read and dropped, as by a process that is being ended.
+            static SEEN: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+            let mut seen = SEEN.lock().unwrap();
+            if seen.contains(&asked.connection) {
+                return Ok(Then::Close);
+            }
+            seen.push(asked.connection);
+            reply(stream, "ok")
+        });
+        let door = door_to(&app);
+        for round in 0..10 {
+            assert_eq!(get(door.local_addr(), "/").unwrap().status, 200, "round {round}");
+        }
+        assert!(app.count() > 10, "no stale connection was met");
+    }
+
+    #[test]
+    fn a_post_that_may_have_run_is_not_repeated() {
+        let app = App::start(|_, _| Ok(Then::Close));
+        let door = door_to(&app);
+        let answer = post(door.local_addr(), "/buy", "a=1").unwrap();
+        assert_eq!(answer.status, 502);
+        assert!(answer.text().contains("Look whether your request was carried out"), "{}", answer.text());
+        assert_eq!(app.count(), 1);
+    }
+
+    #[test]
+    fn a_client_that_leaves_ends_its_request_at_the_app() {
+        let (gone, noticed) = mpsc::channel();
+        let app = App::start(move |_, stream| {
+            let mut byte = [0];
+            gone.send(stream.read(&mut byte).map_or(0, |size| size)).unwrap();
+            Ok(Then::Close)
+        });
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        until("it is at the app", || app.count() == 1);
+        drop(stream);
+        assert_eq!(noticed.recv_timeout(Duration::from_secs(10)), Ok(0));
+        until("it is counted", || door.traffic().left == 1 && door.traffic().in_flight == 0);
+    }
+
+    #[test]
+    fn a_broken_answer_is_not_made_whole() {
+        let app = App::start(|_, stream| {
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")?;
+            Ok(Then::Close)
+        });
+        let door = door_to(&app);
+        assert!(get(door.local_addr(), "/").is_err(), "the client was told that all is well");
+        until("it is counted", || door.traffic().broken == 1);
     }
 }

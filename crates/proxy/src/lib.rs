@@ -38,6 +38,8 @@ use crate::traffic::Traffic;
 const MAX_HEAD: usize = 32 * 1024;
 /// Also the size of the pieces in which bodies flow.
 const MAX_BUFFER: usize = 64 * 1024;
+/// Connections not yet accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
@@ -89,14 +91,14 @@ impl Options {
 
 /// A listening front door. Dropped, it stops at once.
 pub struct FrontDoor {
-    door: Arc<Door>,
+    door: Arc<Shared>,
     addr: SocketAddr,
     runtime: Mutex<Option<Runtime>>,
     stop: watch::Sender<bool>,
 }
 
 /// What all connections share.
-pub(crate) struct Door {
+pub(crate) struct Shared {
     options: Options,
     gate: Gate,
     traffic: Arc<Traffic>,
@@ -116,6 +118,8 @@ impl FrontDoor {
     /// The listener is no usable TCP listener, or no threads can be started.
     pub fn start(listener: TcpListener, options: Options) -> io::Result<FrontDoor> {
         raise_open_files();
+        // Rust's library asks for a backlog of 128; when it is full, a client's first packet is dropped and repeated after 1 s.
+        rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -132,7 +136,7 @@ impl FrontDoor {
             runtime.handle().clone(),
         );
         let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
-        let door = Arc::new(Door {
+        let door = Arc::new(Shared {
             options,
             gate,
             traffic,
@@ -219,10 +223,10 @@ impl Drop for FrontDoor {
 }
 
 /// One connection in the count.
-struct Counted(Arc<Door>);
+struct Counted(Arc<Shared>);
 
 impl Counted {
-    fn new(door: &Arc<Door>) -> Counted {
+    fn new(door: &Arc<Shared>) -> Counted {
         *door.connections.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         Counted(Arc::clone(door))
     }
@@ -238,7 +242,7 @@ impl Drop for Counted {
     }
 }
 
-async fn listen(door: Arc<Door>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
+async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(door.options.header_timeout)
@@ -265,7 +269,7 @@ async fn listen(door: Arc<Door>, listener: tokio::net::TcpListener, mut stopped:
 }
 
 /// Serves one connection until it ends, or until the door stops and its request has been answered.
-async fn attend(door: Arc<Door>, http: http1::Builder, client: Client, mut stopped: watch::Receiver<bool>) {
+async fn attend(door: Arc<Shared>, http: http1::Builder, client: Client, mut stopped: watch::Receiver<bool>) {
     let _counted = Counted::new(&door);
     let client = Arc::new(client);
     let io = TokioIo::new(client.io());
@@ -284,4 +288,81 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     // Without the right to, the door works with fewer clients.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::app::{App, door, door_to, get, open, post, receive, send, until};
+
+    #[test]
+    fn shutdown_ends_what_runs_and_refuses_what_waits() {
+        let app = App::saying("slow", Duration::from_millis(400));
+        let door = door_to(&app);
+        let addr = door.local_addr();
+        // Idle connections do not keep it up.
+        let mut idle = open(addr);
+        thread::scope(|scope| {
+            let running = scope.spawn(move || post(addr, "/", "a=1").unwrap().status);
+            until("it is at the app", || app.count() == 1);
+            door.gate().hold(Instant::now() + Duration::from_secs(20));
+            let waiting = scope.spawn(move || get(addr, "/").unwrap());
+            until("one waits", || door.gate().parked() == 1);
+            let began = Instant::now();
+            assert!(door.shutdown(Duration::from_secs(10)));
+            assert!(began.elapsed() < Duration::from_secs(5));
+            assert_eq!(running.join().unwrap(), 200);
+            let waiting = waiting.join().unwrap();
+            assert_eq!((waiting.status, waiting.header("retry-after")), (503, Some("2")));
+        });
+        send(&mut idle, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert!(receive(&mut idle).is_err());
+        assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
+        assert!(door.shutdown(Duration::ZERO), "a second time does nothing");
+    }
+
+    #[test]
+    fn shutdown_does_not_wait_beyond_its_grace() {
+        let app = App::saying("slow", Duration::from_secs(3));
+        let door = door_to(&app);
+        let addr = door.local_addr();
+        thread::scope(|scope| {
+            scope.spawn(move || assert!(get(addr, "/").is_err()));
+            until("it is at the app", || app.count() == 1);
+            let began = Instant::now();
+            assert!(!door.shutdown(Duration::from_millis(200)));
+            assert!(began.elapsed() < Duration::from_secs(2));
+        });
+    }
+
+    #[test]
+    fn answer_after_matches_whole_segments() {
+        let options = Options {
+            answer_after: vec![
+                ("/hook".into(), Duration::from_secs(4)),
+                ("/api/".into(), Duration::from_secs(2)),
+            ],
+            ..Options::default()
+        };
+        for (path, after) in [
+            ("/hook", Some(4)),
+            ("/hook/x", Some(4)),
+            ("/hooks", None),
+            ("/api/x", Some(2)),
+            ("/api", None),
+            ("/", None),
+        ] {
+            assert_eq!(options.answer_after_for(path).map(|after| after.as_secs()), after, "{path}");
+        }
+    }
+
+    #[test]
+    fn many_doors_can_come_and_go() {
+        for _ in 0..20 {
+            let door = door(Options::default());
+            assert_eq!(get(door.local_addr(), "/").unwrap().status, 503);
+        }
+    }
 }

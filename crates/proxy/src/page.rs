@@ -127,3 +127,23 @@ impl Page {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn html_only_for_those_who_read_it_and_names_are_escaped() {
+        let page = Page::maintenance("<Fruit & Veg>");
+        let mut headers = HeaderMap::new();
+        let plain = page.render(StatusCode::SERVICE_UNAVAILABLE, &headers);
+        assert_eq!(plain.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(plain.headers()[RETRY_AFTER], "60");
+        assert!(plain.body().starts_with(b"Maintenance\n<Fruit & Veg> is"));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/HTML,application/xhtml+xml"));
+        let html = page.render(StatusCode::SERVICE_UNAVAILABLE, &headers);
+        let text = String::from_utf8(html.body().to_vec()).unwrap();
+        assert!(text.contains("<h1>Maintenance</h1>") && text.contains("&lt;Fruit &amp; Veg&gt;"), "{text}");
+        assert!(!page.render(StatusCode::BAD_GATEWAY, &headers).headers().contains_key(RETRY_AFTER));
+    }
+}

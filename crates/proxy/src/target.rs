@@ -348,3 +348,170 @@ impl Drop for TaskEntry {
         state.streams.remove(&self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::app::{App, Then, door_to, get, load, open, post, receive, reply, send, until};
+
+    #[test]
+    fn a_swap_under_load_loses_nothing() {
+        let old = App::saying("old", Duration::from_millis(20));
+        let new = App::saying("new", Duration::from_millis(20));
+        let door = door_to(&old);
+        let answers = thread::scope(|scope| {
+            scope.spawn(|| {
+                until("the load runs", || old.count() > 50);
+                let retired = door.set_target(Some(new.target("2"))).unwrap();
+                assert_eq!(retired.target(), &old.target("1"));
+                let drained = retired.drain(Duration::from_secs(5));
+                assert_eq!(drained.ended, 0);
+                let before = old.count();
+                until("the new one is used", || new.count() > 20);
+                assert_eq!(old.count(), before, "a request landed on the drained target");
+            });
+            load(door.local_addr(), 200, Duration::from_secs(1), |addr, number| {
+                if number % 2 == 0 { get(addr, "/") } else { post(addr, "/", "a=1") }
+            })
+        });
+        assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+        assert_eq!(old.count() + new.count(), 200);
+    }
+
+    #[test]
+    fn a_drain_waits_for_the_slow_request() {
+        let app = App::saying("slow", Duration::from_millis(400));
+        let door = door_to(&app);
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| post(door.local_addr(), "/", "a=1").unwrap().status);
+            until("it is at the app", || app.count() == 1);
+            door.gate().hold(Instant::now() + Duration::from_secs(20));
+            let drained = door.drain_current(Duration::from_secs(10)).unwrap();
+            assert!(drained.waited >= Duration::from_millis(200) && drained.waited < Duration::from_secs(5));
+            assert_eq!((drained.ended, door.traffic().in_flight), (0, 0));
+            assert_eq!(asking.join().unwrap(), 200);
+        });
+    }
+
+    #[test]
+    fn at_the_timeout_a_drain_ends_the_rest() {
+        let (finish, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let app = App::start(move |asked, stream| {
+            if asked.path() == "/begun" {
+                stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")?;
+                let mut byte = [0];
+                let _ = io::Read::read(stream, &mut byte);
+            } else {
+                let _ = wait.lock().unwrap().recv();
+            }
+            Ok(Then::Close)
+        });
+        let door = door_to(&app);
+        thread::scope(|scope| {
+            let silent = scope.spawn(|| post(door.local_addr(), "/", "a=1"));
+            let begun = scope.spawn(|| get(door.local_addr(), "/begun"));
+            until("both are at the app", || app.count() == 2 && door.traffic().success == 1);
+            door.gate().hold(Instant::now() + Duration::from_secs(20));
+            let drained = door.drain_current(Duration::from_millis(200)).unwrap();
+            assert_eq!(drained.ended, 2);
+            assert!(drained.waited < Duration::from_secs(3), "{drained:?}");
+            assert_eq!(silent.join().unwrap().unwrap().status, 504);
+            assert!(begun.join().unwrap().is_err(), "an answer that was cut looked whole");
+            finish.send(()).unwrap();
+        });
+        assert_eq!(door.traffic().failed_here, 1);
+    }
+
+    #[test]
+    fn event_streams_do_not_use_up_a_drain() {
+        let app = App::start(|_, stream| {
+            stream
+                .get_mut()
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n")?;
+            let mut byte = [0];
+            let _ = io::Read::read(stream, &mut byte);
+            Ok(Then::Close)
+        });
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        until("it flows", || door.traffic().success == 1);
+        let drained = door.drain_current(Duration::from_secs(10)).unwrap();
+        assert_eq!((drained.ended, drained.streams), (0, 1));
+        assert!(drained.waited < Duration::from_secs(5), "{drained:?}");
+        let mut rest = Vec::new();
+        let _ = io::Read::read_to_end(&mut stream, &mut rest);
+    }
+
+    /// The same port, another process: a kept connection to the old one must not be used for the new one's first POST.
+    #[test]
+    fn no_stale_connection_answers_after_a_hold() {
+        let mut app = App::saying("old", Duration::ZERO);
+        let door = door_to(&app);
+        let addr = app.addr;
+        for round in 0..5 {
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| assert_eq!(get(door.local_addr(), "/").unwrap().status, 200));
+                }
+            });
+            door.gate().hold(Instant::now() + Duration::from_secs(20));
+            assert_eq!(door.drain_current(Duration::from_secs(5)).map(|drained| drained.ended), Some(0));
+            let statuses = thread::scope(|scope| {
+                let asking: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| post(door.local_addr(), "/", "a=1").unwrap().status))
+                    .collect();
+                until("they wait", || door.gate().parked() == 8);
+                app.stop();
+                app = App::start_at(addr, |_, stream| reply(stream, "new"));
+                door.set_target(Some(app.target("2")));
+                door.gate().open();
+                asking.into_iter().map(|asking| asking.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(statuses, [200; 8], "round {round}");
+        }
+    }
+
+    /// The app died by itself just before the hold: who waits for it joins those at the door.
+    #[test]
+    fn a_request_that_waits_for_a_dead_app_is_held_with_the_others() {
+        let mut app = App::saying("old", Duration::ZERO);
+        let door = door_to(&app);
+        app.stop();
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| post(door.local_addr(), "/", "a=1").unwrap().text());
+            until("it waits for the app", || door.traffic().in_flight == 1);
+            door.gate().hold(Instant::now() + Duration::from_secs(20));
+            let drained = door.drain_current(Duration::from_secs(5)).unwrap();
+            assert_eq!(drained.ended, 0);
+            assert!(drained.waited < Duration::from_secs(1), "{drained:?}");
+            until("it waits at the door", || door.gate().parked() == 1);
+            let new = App::saying("new", Duration::ZERO);
+            door.set_target(Some(new.target("2")));
+            door.gate().open();
+            assert_eq!(asking.join().unwrap(), "new");
+        });
+    }
+
+    #[test]
+    fn nothing_reaches_a_target_that_drains() {
+        let app = App::saying("ok", Duration::ZERO);
+        let door = door_to(&app);
+        assert_eq!(get(door.local_addr(), "/").unwrap().status, 200);
+        door.drain_current(Duration::from_secs(1)).unwrap();
+        assert_eq!(get(door.local_addr(), "/").unwrap().status, 503, "the gate is open, the target is not");
+        // A connection that was kept by a client is no way in either.
+        assert_eq!(app.count(), 1);
+        door.set_target(Some(app.target("1")));
+        let mut stream = open(door.local_addr());
+        for _ in 0..2 {
+            send(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            assert_eq!(receive(&mut stream).unwrap().status, 200);
+        }
+    }
+}

@@ -307,3 +307,83 @@ impl Drop for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_cover_all_durations_and_err_by_an_eighth_at_most() {
+        let mut last = 0;
+        for micros in (0..2_000_u64).chain((0..400).map(|power| 1.06_f64.powi(power) as u64)) {
+            let at = bucket(micros);
+            assert!(at < BUCKETS);
+            if at < BUCKETS - 1 {
+                let end = bucket_end(at);
+                assert!(
+                    end > micros && end as f64 <= micros as f64 * 1.125 + 1.0,
+                    "{micros} in {at}, which ends at {end}"
+                );
+            }
+            if micros > last {
+                assert!(at >= bucket(last));
+            }
+            last = micros;
+        }
+    }
+
+    #[test]
+    fn quantiles_of_a_span() {
+        let traffic = Arc::new(Traffic::new());
+        traffic.app_answered(Duration::from_secs(50));
+        let mark = traffic.counts();
+        assert_eq!(mark.since(&mark).latency.quantile(0.5), None);
+        for millis in 1..=100 {
+            traffic.app_answered(Duration::from_millis(millis));
+        }
+        let latency = traffic.counts().since(&mark).latency;
+        let near = |share, millis: u64| {
+            let found = latency.quantile(share).unwrap();
+            let true_one = Duration::from_millis(millis);
+            assert!(
+                found >= true_one && found < true_one * 9 / 8 + Duration::from_millis(1),
+                "{share}: {found:?}"
+            );
+        };
+        near(0.5, 50);
+        near(0.99, 99);
+        near(1.0, 100);
+    }
+
+    #[test]
+    fn every_request_is_answered_or_left() {
+        let traffic = Arc::new(Traffic::new());
+        for (status, by) in [
+            (200, By::App),
+            (302, By::App),
+            (404, By::App),
+            (500, By::App),
+            (503, By::App),
+            (502, By::Door),
+            (503, By::Door),
+            (101, By::App),
+        ] {
+            traffic.accept().answered(StatusCode::from_u16(status).unwrap(), by);
+        }
+        drop(traffic.accept());
+        let counts = traffic.counts();
+        assert_eq!((counts.requests, counts.answered(), counts.left), (9, 8, 1));
+        assert_eq!(
+            (counts.informational, counts.success, counts.redirect, counts.client_error, counts.server_error),
+            (1, 1, 1, 1, 4)
+        );
+        assert_eq!((counts.failed_here, counts.refused_here), (1, 1));
+        let recent = traffic.recent(Duration::from_secs(60));
+        assert_eq!(recent.iter().map(|second| second.answered).sum::<u32>(), 8);
+        assert_eq!(
+            recent.iter().map(|second| second.errors).sum::<u32>(),
+            3,
+            "the door's own 503 is no error of the app"
+        );
+    }
+}
