@@ -1,4 +1,10 @@
 //! The real machine behind the core's ports: SQLite, git, processes, the journal.
 
 pub mod backups;
+pub mod clock;
+pub mod durable;
+pub mod journal;
+pub mod lock;
+pub mod process;
+pub mod release;
 pub mod sqlite;
