@@ -62,6 +62,9 @@ pub enum ControlError {
     },
 }
 
+/// How long a reader may take nothing before it counts as gone.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The server's end. Dropped, it removes its socket file.
 #[derive(Debug)]
 pub struct Control {
@@ -175,6 +178,56 @@ impl Session {
     /// [`ControlError::Gone`] when the client has left; what the server does goes on.
     pub fn send(&mut self, line: &Value) -> Result<(), ControlError> {
         write_line(self.reader.get_ref(), line)
+    }
+}
+
+/// The writing end of a connection, for another thread than the one that reads.
+#[derive(Debug)]
+pub struct Writer {
+    stream: UnixStream,
+}
+
+impl Writer {
+    /// Writes one line. A reader that takes nothing for some seconds counts as gone: what the writer does must
+    /// not wait for it.
+    ///
+    /// # Errors
+    /// [`ControlError::Gone`] when the other side has left.
+    pub fn send(&mut self, line: &Value) -> Result<(), ControlError> {
+        write_line(&self.stream, line)
+    }
+}
+
+fn writer(reader: &BufReader<UnixStream>) -> Result<Writer, ControlError> {
+    let gone = |source| ControlError::Gone { source };
+    let stream = reader.get_ref().try_clone().map_err(gone)?;
+    stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(gone)?;
+    Ok(Writer { stream })
+}
+
+impl Session {
+    /// A writing end of its own.
+    ///
+    /// # Errors
+    /// [`ControlError::Gone`] when the client has left.
+    pub fn writer(&self) -> Result<Writer, ControlError> {
+        writer(&self.reader)
+    }
+
+    /// Waits for what the client says after its request; `None` when it has left.
+    pub fn next_word(&mut self) -> Option<Value> {
+        self.reader.get_ref().set_read_timeout(None).ok()?;
+        read_line(&mut self.reader)?.ok()
+    }
+}
+
+impl Client {
+    /// A writing end of its own.
+    ///
+    /// # Errors
+    /// [`ControlError::Gone`] when the server has left.
+    pub fn writer(&self) -> Result<Writer, ControlError> {
+        writer(&self.reader)
     }
 }
 

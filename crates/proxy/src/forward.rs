@@ -81,7 +81,12 @@ pub(crate) async fn serve(
         if let Some(accept) = &accept {
             headers.insert(hyper::header::ACCEPT, accept.clone());
         }
-        Ok(page.render(status, &headers).map(|text| ResponseBody::Page(Some(text))))
+        let mut response = page.render(status, &headers).map(|text| ResponseBody::Page(Some(text)));
+        if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED {
+            // What follows such a request on its connection is not to be trusted.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     };
 
     let bytes = head_size(&request);
@@ -633,8 +638,11 @@ mod tests {
             ("no http", "hello\r\n\r\n".to_owned()),
         ];
         for (case, request) in refused {
-            let answer = ask(door.local_addr(), &request).unwrap();
+            let mut stream = open(door.local_addr());
+            send(&mut stream, &request);
+            let answer = receive(&mut stream).unwrap();
             assert!(matches!(answer.status, 400 | 405 | 501), "{case}: {}", answer.status);
+            assert!(receive(&mut stream).is_err(), "{case}: what follows was read as a request");
         }
         assert_eq!(app.count(), 0);
 

@@ -330,6 +330,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // First the count: who waits for the last claim reads it next.
+        self.backend.0.traffic.unclaimed();
         let mut state = self.backend.state();
         state.in_flight -= 1;
         let last = state.in_flight == 0;
@@ -337,7 +339,6 @@ impl Drop for Claim {
         if last {
             self.backend.0.idle.notify_all();
         }
-        self.backend.0.traffic.unclaimed();
     }
 }
 
