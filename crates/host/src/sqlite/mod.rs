@@ -4,17 +4,24 @@
 //! look, drops the locks that SQLite holds on them (POSIX locks belong to the process, not to the descriptor).
 
 pub mod backup;
+pub mod census;
 pub mod connection;
 pub mod control;
 pub mod copy;
+pub mod diff;
 pub mod error;
 pub mod fingerprint;
+pub mod history;
 mod hold;
 pub mod manifest;
+pub mod migrate;
+pub mod migration;
 pub mod openers;
 pub(crate) mod partial;
 pub mod restore;
 pub mod schema;
+pub mod script;
+pub mod trial;
 pub mod verify;
 pub mod watch;
 

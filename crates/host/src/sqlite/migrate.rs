@@ -1,0 +1,432 @@
+//! Applying migrations so that a failure, a loss or a crash leaves the database as it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use serde::{Deserialize, Serialize};
+
+use super::census::{Census, Class, Loss};
+use super::connection::{ForeignKeys, open_write};
+use super::control::{Control, Phase};
+use super::copy::copy;
+use super::error::message;
+use super::history::{self, Record};
+use super::migration::{Migration, Migrations};
+use super::partial::remove_with_sides;
+use super::restore::{self, Guard};
+use super::script::{Named, statements};
+use super::{Limits, Stop};
+
+/// What can go wrong with migrations. The database is as it was before the migration that failed, unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder of migrations cannot be used.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Two files have one number.
+    #[error("version {version} stands on two files: {} and {}", first.display(), second.display())]
+    Duplicate {
+        /// The number.
+        version: u64,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The database has tables and no record of migrations.
+    #[error("{} has tables ({}) and no schema_version, so it is unknown which migrations it has had", path.display(), tables.join(", "))]
+    NotBaselined {
+        /// The database.
+        path: PathBuf,
+        /// Its tables.
+        tables: Vec<String>,
+    },
+    /// There is a `schema_version` that is not a list of versions.
+    #[error("schema_version in {} has no column `version`", path.display())]
+    ForeignHistory {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A statement failed.
+    #[error("{file}, line {line}: {why}")]
+    Statement {
+        /// The migration's file.
+        file: String,
+        /// The line on which the statement begins.
+        line: usize,
+        /// SQLite's message.
+        why: String,
+        /// The statement's first line.
+        statement: String,
+    },
+    /// The migration works in no mode.
+    #[error("{file} fails in every mode: {}", tried.join("; "))]
+    NoMode {
+        /// The migration's file.
+        file: String,
+        /// Each mode and what happened, with file and line.
+        tried: Vec<String>,
+    },
+    /// Something would be gone that nobody acknowledged. Rolled back.
+    #[error("{file} would lose {}", losses.iter().map(|l| format!("{} ({}: {})", l.word, l.quantity, l.detail)).collect::<Vec<_>>().join(", "))]
+    Loss {
+        /// The migration's file.
+        file: String,
+        /// What, beyond what was acknowledged.
+        losses: Vec<Loss>,
+    },
+    /// Somebody else applied it between the trial and the lock.
+    #[error("{file} was applied by somebody else in the meantime")]
+    Raced {
+        /// The migration's file.
+        file: String,
+    },
+    /// A migration that manages its own transactions failed half-way and could not be taken back.
+    #[error("{file} failed half-way ({why}) and could not be taken back: {undo}; the database before it is kept in {}", kept.display())]
+    HalfApplied {
+        /// The migration's file.
+        file: String,
+        /// Why it failed.
+        why: String,
+        /// Why taking it back failed.
+        undo: String,
+        /// The database as it was before.
+        kept: PathBuf,
+    },
+    /// The database itself.
+    #[error(transparent)]
+    Database(#[from] super::Error),
+}
+
+impl Error {
+    /// What to do next, in one sentence.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::File { .. } => "Name migrations NNNN_description.sql, in UTF-8, readable.",
+            Error::Duplicate { .. } => "Give one of the two the next free number.",
+            Error::NotBaselined { .. } => "Say which it has had: `plimsoll migrate baseline N`.",
+            Error::ForeignHistory { .. } => {
+                "The table belongs to something else: let the app migrate itself."
+            }
+            Error::Statement { .. } | Error::NoMode { .. } => "Correct the file; the database is as it was.",
+            Error::Loss { .. } => "Correct the file, or acknowledge each by its word: `--acknowledge WORD`.",
+            Error::Raced { .. } => "Look at `plimsoll migrate status` and run it again.",
+            Error::HalfApplied { .. } => "Restore the kept file: `plimsoll backup restore FILE`.",
+            Error::Database(error) => error.hint(),
+        }
+    }
+}
+
+/// How a migration is put into a transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wrap {
+    /// As it stands, inside one transaction.
+    Whole,
+    /// Its own BEGIN, COMMIT and `PRAGMA foreign_keys` are passed over: all of it is one transaction.
+    Rewrapped,
+    /// It needs to run outside of one (VACUUM, `PRAGMA journal_mode`, ROLLBACK); a copy is kept meanwhile.
+    SelfManaged,
+}
+
+/// The way in which a migration is applied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Mode {
+    /// Whether foreign keys are enforced meanwhile.
+    pub foreign_keys: ForeignKeys,
+    /// How it is put into a transaction.
+    pub wrap: Wrap,
+}
+
+impl Mode {
+    /// In words, as kept beside `schema_version`.
+    #[must_use]
+    pub fn words(self) -> String {
+        let keys = if self.foreign_keys == ForeignKeys::On { "on" } else { "off" };
+        let wrap = match self.wrap {
+            Wrap::Whole => "one transaction",
+            Wrap::Rewrapped => "one transaction around its own",
+            Wrap::SelfManaged => "its own transactions",
+        };
+        format!("foreign keys {keys}, {wrap}")
+    }
+}
+
+/// A migration and the mode that its trial found.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The migration.
+    pub migration: Migration,
+    /// The mode.
+    pub mode: Mode,
+}
+
+/// A migration that was applied.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its version.
+    pub version: u64,
+    /// Its file.
+    pub file: String,
+    /// How long it took, checks included.
+    pub took: Duration,
+    /// What it did.
+    pub class: Class,
+    /// What was lost, all of it acknowledged.
+    pub losses: Vec<Loss>,
+}
+
+/// Applies migrations, each in a transaction of its own together with its line in `schema_version`. Before each COMMIT
+/// the tables are counted again: what is gone beyond `acknowledged` rolls back. On the disk when it returns.
+///
+/// # Errors
+/// The migration named in the error is rolled back; those before it are applied, and `on_applied` has told them.
+pub fn apply(
+    database: &Path,
+    jobs: &[Job],
+    acknowledged: &[String],
+    run: Option<&str>,
+    control: &mut Control<'_>,
+    on_applied: &mut dyn FnMut(&Applied),
+) -> Result<Vec<Applied>, Error> {
+    let mut done = Vec::new();
+    for (place, job) in jobs.iter().enumerate() {
+        control.tell(Phase::Migrating, place as u64, jobs.len() as u64, "migrations");
+        control.stop.check("migrating")?;
+        let applied = match job.mode.wrap {
+            Wrap::SelfManaged => apply_self_managed(database, job, acknowledged, run, control)?,
+            _ => apply_wrapped(database, job, acknowledged, run, &control.stop)?,
+        };
+        on_applied(&applied);
+        done.push(applied);
+    }
+    control.tell(Phase::Migrating, jobs.len() as u64, jobs.len() as u64, "migrations");
+    Ok(done)
+}
+
+fn open(database: &Path, mode: Mode, stop: &Stop) -> Result<Connection, Error> {
+    let mut connection = open_write(database, mode.foreign_keys)?;
+    // The last to close folds its log in. SQLite does so only when nobody else has it open.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map_err(|e| super::Error::of(database, "opening for migration", &e))?;
+    stop.interrupts(&mut connection);
+    Ok(connection)
+}
+
+fn apply_wrapped(
+    database: &Path,
+    job: &Job,
+    acknowledged: &[String],
+    run: Option<&str>,
+    stop: &Stop,
+) -> Result<Applied, Error> {
+    let failed = |doing: &'static str| move |e: rusqlite::Error| database_error(database, doing, &e, stop);
+    let connection = open(database, job.mode, stop)?;
+    let started = Instant::now();
+    // Dropping it on the way out rolls back.
+    let transaction =
+        rusqlite::Transaction::new_unchecked(&connection, rusqlite::TransactionBehavior::Immediate)
+            .map_err(failed("taking the write lock"))?;
+    still_pending(&transaction, database, &job.migration)?;
+    let before = Census::take(&transaction).map_err(failed("counting"))?;
+    run_script(&transaction, &job.migration, job.mode.wrap, stop)?;
+    let after = Census::take(&transaction).map_err(failed("counting again"))?;
+    let applied = judge(job, &before, &after, acknowledged, started)?;
+    write_down(&transaction, job, &applied, run).map_err(failed("writing schema_version"))?;
+    stop.check("committing").map_err(Error::from)?;
+    transaction.commit().map_err(|e| Error::Statement {
+        file: job.migration.file(),
+        line: 1 + job.migration.sql.trim_end().matches('\n').count(),
+        why: message(&e),
+        statement: "COMMIT".into(),
+    })?;
+    drop(connection);
+    Ok(applied)
+}
+
+/// A file that needs to run outside of a transaction: taken back from a copy when anything goes wrong.
+fn apply_self_managed(
+    database: &Path,
+    job: &Job,
+    acknowledged: &[String],
+    run: Option<&str>,
+    control: &mut Control<'_>,
+) -> Result<Applied, Error> {
+    let name = database.file_name().unwrap_or_default().to_string_lossy();
+    let folder = database.with_file_name(format!("{name}.before-{}", job.migration.version));
+    fs::create_dir_all(&folder).map_err(|e| super::Error::io(&folder, "creating", e))?;
+    let kept = folder.join(&*name);
+    remove_with_sides(&kept);
+    copy(database, &kept, &Limits::default(), control)?;
+    let outcome = run_self_managed(database, job, acknowledged, run, &control.stop);
+    if let Err(failure) = outcome {
+        let mut options = restore::Options::new(&folder);
+        options.app_stopped = true;
+        // Taking back is not subject to the deadline that may have caused it.
+        let back = restore::into(&kept, database, Guard::Any, &options, &mut Control::default());
+        if let Err(undo) = back {
+            let file = job.migration.file();
+            return Err(Error::HalfApplied { file, why: failure.to_string(), undo: undo.to_string(), kept });
+        }
+        let _ = fs::remove_dir_all(&folder);
+        return Err(failure);
+    }
+    let _ = fs::remove_dir_all(&folder);
+    outcome
+}
+
+fn run_self_managed(
+    database: &Path,
+    job: &Job,
+    acknowledged: &[String],
+    run: Option<&str>,
+    stop: &Stop,
+) -> Result<Applied, Error> {
+    let failed = |doing: &'static str| move |e: rusqlite::Error| database_error(database, doing, &e, stop);
+    let connection = open(database, job.mode, stop)?;
+    let started = Instant::now();
+    still_pending(&connection, database, &job.migration)?;
+    let before = Census::take(&connection).map_err(failed("counting"))?;
+    run_script(&connection, &job.migration, job.mode.wrap, stop)?;
+    let after = Census::take(&connection).map_err(failed("counting again"))?;
+    let applied = judge(job, &before, &after, acknowledged, started)?;
+    let transaction =
+        rusqlite::Transaction::new_unchecked(&connection, rusqlite::TransactionBehavior::Immediate)
+            .map_err(failed("writing schema_version"))?;
+    write_down(&transaction, job, &applied, run).map_err(failed("writing schema_version"))?;
+    transaction.commit().map_err(failed("writing schema_version"))?;
+    Ok(applied)
+}
+
+fn database_error(database: &Path, doing: &str, e: &rusqlite::Error, stop: &Stop) -> Error {
+    match super::Error::of(database, doing, e) {
+        super::Error::Stopped { doing } => {
+            stop.check(&doing).err().unwrap_or(super::Error::Stopped { doing })
+        }
+        other => other,
+    }
+    .into()
+}
+
+/// Looks again now that nobody else can write.
+fn still_pending(connection: &Connection, database: &Path, migration: &Migration) -> Result<(), Error> {
+    let only = Migrations { all: vec![migration.clone()], gaps: Vec::new() };
+    match history::read(connection, database, &only) {
+        Ok(status) if status.pending.is_empty() => Err(Error::Raced { file: migration.file() }),
+        // Whether an unrecorded database may be migrated was decided with `status`; a first migration may make it.
+        Ok(_) | Err(Error::NotBaselined { .. }) => Ok(()),
+        Err(other) => Err(other),
+    }
+}
+
+fn judge(
+    job: &Job,
+    before: &Census,
+    after: &Census,
+    acknowledged: &[String],
+    started: Instant,
+) -> Result<Applied, Error> {
+    let changes = before.changes(after, &Named::in_script(&job.migration.sql));
+    let file = job.migration.file();
+    let unknown: Vec<Loss> =
+        changes.losses.iter().filter(|loss| !acknowledged.contains(&loss.word)).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(Error::Loss { file, losses: unknown });
+    }
+    Ok(Applied {
+        version: job.migration.version,
+        file,
+        took: started.elapsed(),
+        class: changes.class,
+        losses: changes.losses,
+    })
+}
+
+fn write_down(
+    connection: &Connection,
+    job: &Job,
+    applied: &Applied,
+    run: Option<&str>,
+) -> rusqlite::Result<()> {
+    let mode = job.mode.words();
+    let duration_ms = u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX);
+    history::record(connection, &Record { migration: &job.migration, mode: &mode, duration_ms, run })
+}
+
+/// The way in which a script can be put into a transaction.
+pub(crate) fn wrap_of(sql: &str) -> Wrap {
+    let mut wrap = Wrap::Whole;
+    for statement in statements(sql) {
+        let outside = statement.begins(&["VACUUM"])
+            || (statement.begins(&["ROLLBACK"]) && statement.is_transaction())
+            || statement.pragma().is_some_and(|name| {
+                ["journal_mode", "page_size", "auto_vacuum", "encoding", "synchronous", "locking_mode"]
+                    .contains(&name.as_str())
+            });
+        if outside {
+            return Wrap::SelfManaged;
+        }
+        if passed_over(&statement) {
+            wrap = Wrap::Rewrapped;
+        }
+    }
+    wrap
+}
+
+/// Statements that have no say inside our transaction: the trial decides about foreign keys, and inside a transaction
+/// SQLite would ignore the pragma silently.
+fn passed_over(statement: &super::script::Statement<'_>) -> bool {
+    statement.is_transaction() || statement.pragma().is_some_and(|name| name == "foreign_keys")
+}
+
+/// Runs a script statement by statement, so that a failure has a line.
+pub(crate) fn run_script(
+    connection: &Connection,
+    migration: &Migration,
+    wrap: Wrap,
+    stop: &Stop,
+) -> Result<(), Error> {
+    for statement in statements(&migration.sql) {
+        if wrap == Wrap::Rewrapped && passed_over(&statement) {
+            continue;
+        }
+        let failed = |why: String| Error::Statement {
+            file: migration.file(),
+            line: statement.line,
+            why,
+            statement: statement.text.lines().next().unwrap_or_default().to_owned(),
+        };
+        // Other files are no part of this database: a trial would change the real ones.
+        let reaches_out = statement.begins(&["ATTACH"]) || statement.begins(&["VACUUM", "INTO"]);
+        if reaches_out || statement.begins(&["VACUUM", "MAIN", "INTO"]) {
+            return Err(failed("a migration may not write to other files".into()));
+        }
+        let run = || -> rusqlite::Result<()> {
+            let mut prepared = connection.prepare(statement.text)?;
+            let mut rows = prepared.raw_query();
+            while rows.next()?.is_some() {}
+            Ok(())
+        };
+        if let Err(e) = run() {
+            stop.check("migrating").map_err(Error::from)?;
+            return Err(match super::Error::of(&migration.path, "migrating", &e) {
+                super::Error::Full { doing, .. } => {
+                    let path = PathBuf::from(connection.path().unwrap_or_default());
+                    super::Error::Full { path, doing }.into()
+                }
+                _ => failed(message(&e)),
+            });
+        }
+    }
+    Ok(())
+}
