@@ -1,21 +1,19 @@
 //! From a commit to a release folder that can be started: links to what is shared, then the build commands.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::check::Check;
 use plimsoll_core::plan::ReleaseId;
 use serde_json::{Value, json};
 
-use super::child::{self, End, Lines};
 use super::error::ReleaseError;
 use super::mirror::without_credentials;
+use crate::process::{Command, End, Limits, Mark, Sink, run};
 
 /// Variables that build tools need from the user; the rest of the environment stays out, so that a build gives the
 /// same whoever starts it.
@@ -40,8 +38,8 @@ const KEPT: &[&str] = &[
     "NO_PROXY",
 ];
 
-/// How many of a command's last lines are kept as evidence.
-const TAIL: usize = 30;
+/// How long a command has to stop before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Links `names` in the app's folder to the same names in `shared`, which outlives releases. A folder that is missing
 /// in `shared` is created when its name looks like a folder (no dot, or a slash at the end, or a folder in the
@@ -121,9 +119,10 @@ pub(crate) struct Build<'a> {
     /// For all commands together.
     pub(crate) limit: Duration,
     /// Where [`KEPT`] variables come from.
-    pub(crate) environment: &'a [(OsString, OsString)],
+    pub(crate) environment: &'a BTreeMap<String, String>,
     /// The app's own settings.
-    pub(crate) extra: &'a [(String, String)],
+    pub(crate) extra: &'a BTreeMap<String, String>,
+    pub(crate) root: &'a Path,
     pub(crate) on_line: &'a dyn Fn(&str),
     pub(crate) stop: &'a dyn Fn() -> bool,
 }
@@ -145,55 +144,54 @@ impl Build<'_> {
     }
 
     fn run_one(&self, nth: usize, command: &str, limit: Duration) -> Result<Value, ReleaseError> {
-        // A shell, because people write build commands as they type them: `NODE_ENV=production npm ci && npm run build`.
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(command).current_dir(self.app_dir).env_clear();
-        shell
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LANG", "C.UTF-8");
-        let kept = self.environment.iter().filter(|(name, _)| KEPT.iter().any(|kept| name == kept));
-        shell.envs(kept.cloned()).envs(self.extra.iter().cloned()).env("PLIMSOLL_RELEASE", &self.release.0);
-        let begun = Instant::now();
-        let mut tail: VecDeque<String> = VecDeque::new();
-        let mut lines = [Lines::default(), Lines::default()];
-        let mut keep = |line: &str| {
-            let line = without_credentials(line);
-            (self.on_line)(&line);
-            if tail.len() == TAIL {
-                tail.pop_front();
-            }
-            tail.push_back(line);
+        let default =
+            [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
+        let mut env: BTreeMap<String, String> = default.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let kept = self.environment.iter().filter(|(name, _)| KEPT.contains(&name.as_str()));
+        env.extend(kept.chain(self.extra).map(|(name, value)| (name.clone(), value.clone())));
+        env.insert("PLIMSOLL_RELEASE".to_owned(), self.release.0.clone());
+        let shell = Command {
+            // A shell, because people write build commands as they type them: `NODE_ENV=production npm ci && npm
+            // run build`.
+            words: vec!["/bin/sh".to_owned(), "-c".to_owned(), command.to_owned()],
+            env,
+            folder: self.app_dir.to_owned(),
+            mark: Some(Mark { root: self.root.to_owned(), role: format!("build-{}", self.release) }),
         };
-        let end = child::run(shell, limit, self.stop, &mut |stream, piece| {
-            lines[stream as usize].push(piece, &mut keep);
-        })
-        .map_err(ReleaseError::io("run", Path::new("/bin/sh")))?;
-        lines.iter_mut().for_each(|lines| lines.finish(&mut keep));
-        let failed = |end: String, tail: VecDeque<String>| ReleaseError::CommandFailed {
-            nth,
-            of: self.commands.len(),
-            command: without_credentials(command),
-            end,
-            ms: ms(begun),
-            tail: tail.into(),
+        let limits = Limits { time: Some(limit), grace: GRACE, cancel: self.stop, keep_background: false };
+        let mut show = |line: &str| {
+            // Progress bars write over their own line; its last state is shown.
+            (self.on_line)(&without_credentials(line.rsplit('\r').next().unwrap_or(line)));
         };
-        match end {
-            End::Exited(status) if status.success() => Ok(json!({
-                "command": without_credentials(command),
-                "exit": 0,
-                "ms": ms(begun),
-                "last_lines": tail,
-            })),
-            End::Exited(status) => Err(failed(status.to_string(), tail)),
-            End::TimedOut => {
-                let limit = self.limit.as_secs();
-                Err(failed(
-                    format!("ended because [build].timeout ({limit} s for all commands) was over"),
-                    tail,
-                ))
+        let ran =
+            run(&shell, limits, Sink::Lines(&mut show)).map_err(|error| ReleaseError::CommandFailed {
+                nth,
+                of: self.commands.len(),
+                command: without_credentials(command),
+                end: error.to_string(),
+                ms: 0,
+                tail: Vec::new(),
+            })?;
+        let took = u64::try_from(ran.took.as_millis()).unwrap_or(u64::MAX);
+        let tail: Vec<String> = ran.tail.iter().map(|line| without_credentials(line)).collect();
+        let end = match ran.end {
+            End::Exit(0) => {
+                let command = without_credentials(command);
+                return Ok(json!({ "command": command, "exit": 0, "ms": took, "last_lines": tail }));
             }
-            End::Stopped => Err(ReleaseError::Stopped { doing: format!("build command {nth}") }),
-        }
+            End::Cancelled { .. } => {
+                return Err(ReleaseError::Stopped { doing: format!("build command {nth}") });
+            }
+            End::TimedOut { .. } => {
+                format!(
+                    "[build].timeout ({} s for all commands) was over, it was ended",
+                    self.limit.as_secs()
+                )
+            }
+            other => other.to_string(),
+        };
+        let (of, command) = (self.commands.len(), without_credentials(command));
+        Err(ReleaseError::CommandFailed { nth, of, command, end, ms: took, tail })
     }
 }
 

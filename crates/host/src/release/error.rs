@@ -42,7 +42,7 @@ pub enum ReleaseError {
     },
     /// git was not there, or could not be started.
     #[error("git could not be started: {0}")]
-    NoGit(io::Error),
+    NoGit(String),
     /// It took longer than allowed.
     #[error("{doing} took longer than {seconds} s and was ended")]
     TimedOut {
@@ -189,7 +189,8 @@ impl ReleaseError {
                 short(head)
             ),
             ReleaseError::Git { why, .. } | ReleaseError::Setting { why, .. } => why.clone(),
-            ReleaseError::Io { source, .. } | ReleaseError::NoGit(source) => source.to_string(),
+            ReleaseError::Io { source, .. } => source.to_string(),
+            ReleaseError::NoGit(why) => why.clone(),
             ReleaseError::Dirty { .. } => "they would not be deployed: only commits are".to_owned(),
             ReleaseError::Unsupported { .. } => "their files would be missing from the release".to_owned(),
             _ => String::new(),

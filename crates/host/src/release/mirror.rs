@@ -3,20 +3,21 @@
 //! The user's own git settings stay in force (ssh keys, credential helpers, proxies), so the environment is thinned
 //! and not emptied. Credentials written into the URL reach neither the mirror's configuration nor an argument list.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::Stdio;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 
-use super::child::{self, End, Lines, Stream};
 use super::error::{ReleaseError, short};
 use super::{OnLine, StopAsked};
+use crate::process::{Command, End, Mark, spawn};
 
 /// Variables that git and ssh need from the user; everything else, `GIT_DIR` above all, stays out.
 const KEPT: &[&str] = &[
@@ -66,6 +67,9 @@ const SETTINGS: &[&str] = &[
 
 /// A git credential helper that answers from the environment, where other users cannot read it.
 const HELPER: &str = r#"!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$PLIMSOLL_GIT_USER" "$PLIMSOLL_GIT_PASSWORD"; }; f"#;
+
+/// How long git has to stop before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
 
 static CREDENTIALS: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?i)\b(https?|ftps?)://[^/@\s]*@").expect("a constant pattern"));
@@ -127,82 +131,131 @@ pub(crate) struct Found {
     pub(crate) committed_at: String,
 }
 
+/// A call of git.
+pub(crate) struct Git(Command);
+
+impl Git {
+    pub(crate) fn args<'a>(
+        mut self,
+        arguments: impl IntoIterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>,
+    ) -> Self {
+        self.0.words.extend(arguments.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// An absolute path; the root was seen to be UTF-8.
+    fn path(mut self, path: &Path) -> Self {
+        self.0.words.push(path.to_string_lossy().into_owned());
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+/// A file in memory.
+fn memory() -> io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create("git", rustix::fs::MemfdFlags::CLOEXEC)?))
+}
+
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The bare repository `<root>/mirror.git`.
 pub(crate) struct Mirror {
     pub(crate) dir: PathBuf,
     pub(crate) origin: Origin,
     /// The longest that one call of git may take.
     pub(crate) limit: Duration,
-    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Marks every git that is started, so that none outlives a crash unseen.
+    pub(crate) mark: Mark,
     pub(crate) on_line: OnLine,
     pub(crate) stop: StopAsked,
 }
 
 impl Mirror {
-    /// A git command in a clean environment.
-    fn git(&self) -> Command {
-        let mut git = Command::new("git");
-        git.env_clear();
-        git.envs(self.environment.iter().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)).cloned());
-        git.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_REPLACE_OBJECTS", "1");
+    /// git with its settings, in a clean environment.
+    fn git(&self) -> Git {
+        let kept = self.environment.iter().filter(|(name, _)| KEPT.contains(&name.as_str()));
+        let mut env: BTreeMap<String, String> =
+            kept.map(|(name, value)| (name.clone(), value.clone())).collect();
         // Nobody is there to answer: a question must fail instead of waiting for ever.
-        git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "false");
-        git.env("SSH_ASKPASS", "false").env("SSH_ASKPASS_REQUIRE", "force");
-        for setting in SETTINGS {
-            git.args(["-c", setting]);
-        }
-        git
+        let fixed = [
+            ("LC_ALL", "C"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ASKPASS", "false"),
+            ("SSH_ASKPASS", "false"),
+            ("SSH_ASKPASS_REQUIRE", "force"),
+        ];
+        env.extend(fixed.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
+        let words = ["git"].into_iter().chain(settings).map(str::to_owned).collect();
+        Git(Command { words, env, folder: PathBuf::from("/"), mark: Some(self.mark.clone()) })
     }
 
     /// The same, on the mirror.
-    pub(crate) fn command(&self) -> Command {
-        let mut git = self.git();
-        git.arg("--git-dir").arg(&self.dir);
-        git
+    pub(crate) fn command(&self) -> Git {
+        self.git().args(["--git-dir"]).path(&self.dir)
     }
 
     /// Runs git; its standard output, or an error with its last words when the status is not in `fine`.
-    pub(crate) fn run(
-        &self,
-        doing: &str,
-        git: Command,
-        fine: &[i32],
-    ) -> Result<(i32, Vec<u8>), ReleaseError> {
-        let mut out = Vec::new();
-        let mut words: Vec<String> = Vec::new();
-        let mut lines = Lines::default();
-        let end = child::run(git, self.limit, &*self.stop, &mut |stream, piece| match stream {
-            Stream::Out => out.extend_from_slice(piece),
-            Stream::Err => lines.push(piece, &mut |line| {
-                let line = without_credentials(line);
-                (self.on_line)(&line);
-                words.push(line);
-            }),
-        })
-        .map_err(ReleaseError::NoGit)?;
-        lines.finish(&mut |line| words.push(without_credentials(line)));
-        match end {
-            End::Exited(status) => match status.code() {
-                Some(code) if fine.contains(&code) => Ok((code, out)),
-                _ => {
-                    words.retain(|line| !line.starts_with("hint:"));
-                    let why = words.split_off(words.len().saturating_sub(6)).join("; ");
-                    let why = if why.is_empty() { status.to_string() } else { why };
-                    Err(ReleaseError::Git { doing: doing.to_owned(), why })
-                }
-            },
-            End::TimedOut => {
-                Err(ReleaseError::TimedOut { doing: format!("git: {doing}"), seconds: self.limit.as_secs() })
+    pub(crate) fn run(&self, doing: &str, git: Git, fine: &[i32]) -> Result<(i32, Vec<u8>), ReleaseError> {
+        let no_git = |cause: io::Error| ReleaseError::NoGit(cause.to_string());
+        // Memory instead of pipes: nothing has to be read while it runs, and nobody else can hold an end open.
+        let (mut out, mut err) = (memory().map_err(no_git)?, memory().map_err(no_git)?);
+        let pass = |file: &File| Ok(Stdio::from(file.try_clone()?));
+        let mut running = spawn(&git.0, pass(&out).map_err(no_git)?, pass(&err).map_err(no_git)?)
+            .map_err(|error| ReleaseError::NoGit(error.to_string()))?;
+        let begun = Instant::now();
+        let mut look = Duration::from_millis(1);
+        let stopped = loop {
+            if running.ended().is_some() {
+                break None;
             }
-            End::Stopped => Err(ReleaseError::Stopped { doing: format!("git: {doing}") }),
+            if (self.stop)() {
+                break Some(ReleaseError::Stopped { doing: format!("git: {doing}") });
+            }
+            if begun.elapsed() >= self.limit {
+                let seconds = self.limit.as_secs();
+                break Some(ReleaseError::TimedOut { doing: format!("git: {doing}"), seconds });
+            }
+            thread::sleep(look);
+            look = (look * 2).min(Duration::from_millis(20));
+        };
+        let ended = running.end(GRACE);
+        if let Some(stopped) = stopped {
+            return Err(stopped);
+        }
+        let failed = |why: String| ReleaseError::Git { doing: doing.to_owned(), why };
+        let (end, _) = ended.map_err(|survivors| failed(survivors.to_string()))?;
+        let mut words: Vec<String> =
+            without_credentials(&String::from_utf8_lossy(&content(&mut err).map_err(no_git)?))
+                .lines()
+                .filter(|line| !line.trim().is_empty() && !line.starts_with("hint:"))
+                .map(|line| line.trim_end().to_owned())
+                .collect();
+        words.iter().for_each(|line| (self.on_line)(line));
+        match end {
+            End::Exit(code) if fine.contains(&code) => Ok((code, content(&mut out).map_err(no_git)?)),
+            other => {
+                let last = words.split_off(words.len().saturating_sub(6)).join("; ");
+                Err(failed(if last.is_empty() { other.to_string() } else { last }))
+            }
         }
     }
 
     /// Standard output of git on the mirror, as text.
     pub(crate) fn text(&self, doing: &str, arguments: &[&str]) -> Result<String, ReleaseError> {
-        let mut git = self.command();
-        git.args(arguments);
-        let (_, out) = self.run(doing, git, &[0])?;
+        let (_, out) = self.run(doing, self.command().args(arguments), &[0])?;
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
@@ -213,8 +266,7 @@ impl Mirror {
             if self.dir.exists() {
                 fs::remove_dir_all(&self.dir).map_err(ReleaseError::io("remove", &self.dir))?;
             }
-            let mut git = self.git();
-            git.args(["init", "--quiet", "--bare", "--template=", "--"]).arg(&self.dir);
+            let git = self.git().args(["init", "--quiet", "--bare", "--template=", "--"]).path(&self.dir);
             self.run("make the mirror of the repository", git, &[0])?;
         }
         remove_locks(&self.dir)?;
@@ -233,16 +285,17 @@ impl Mirror {
             settings.push(("credential.helper", ""));
             settings.push(("credential.helper", HELPER));
         }
-        let mut git = self.command();
-        git.env("GIT_CONFIG_COUNT", settings.len().to_string());
+        let mut git = self.command().env("GIT_CONFIG_COUNT", &settings.len().to_string());
         for (n, (key, value)) in settings.iter().enumerate() {
-            git.env(format!("GIT_CONFIG_KEY_{n}"), key).env(format!("GIT_CONFIG_VALUE_{n}"), value);
+            git = git.env(&format!("GIT_CONFIG_KEY_{n}"), key).env(&format!("GIT_CONFIG_VALUE_{n}"), value);
         }
         if let Some((user, password)) = &self.origin.login {
-            git.env("PLIMSOLL_GIT_USER", user).env("PLIMSOLL_GIT_PASSWORD", password);
+            git = git.env("PLIMSOLL_GIT_USER", user).env("PLIMSOLL_GIT_PASSWORD", password);
         }
-        git.args(["fetch", "--quiet", "--force", "--no-tags", "--update-shallow", "--no-write-fetch-head"]);
-        git.args(["--no-recurse-submodules", "plimsoll"]).args(what);
+        let git = git
+            .args(["fetch", "--quiet", "--force", "--no-tags", "--update-shallow", "--no-write-fetch-head"])
+            .args(["--no-recurse-submodules", "plimsoll"])
+            .args(what);
         self.run(&format!("fetch the code from {}", self.origin.url), git, &[0]).map(|_| ())
     }
 
@@ -317,9 +370,8 @@ impl Mirror {
     }
 
     fn expression(&self, asked: &str) -> Result<Option<String>, ReleaseError> {
-        let mut git = self.command();
         let commit = format!("{asked}^{{commit}}");
-        git.args(["rev-parse", "--verify", "--quiet", "--end-of-options", &commit]);
+        let git = self.command().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &commit]);
         let (code, out) = self.run("read the revision", git, &[0, 1, 128])?;
         Ok((code == 0).then(|| String::from_utf8_lossy(&out).trim().to_owned()))
     }
@@ -333,15 +385,13 @@ impl Mirror {
 
     /// Whether `new` contains `old`; `false` as well when `old` is not here.
     pub(crate) fn descends(&self, new: &str, old: &str) -> Result<bool, ReleaseError> {
-        let mut git = self.command();
-        git.args(["merge-base", "--is-ancestor", old, new]);
+        let git = self.command().args(["merge-base", "--is-ancestor", old, new]);
         Ok(self.run("compare two commits", git, &[0, 1, 128])?.0 == 0)
     }
 
     /// Whether the object is here.
     pub(crate) fn has(&self, commit: &str) -> Result<bool, ReleaseError> {
-        let mut git = self.command();
-        git.args(["cat-file", "-e", &format!("{commit}^{{commit}}")]);
+        let git = self.command().args(["cat-file", "-e", &format!("{commit}^{{commit}}")]);
         Ok(self.run("look up a commit", git, &[0, 1, 128])?.0 == 0)
     }
 
@@ -363,8 +413,16 @@ impl Mirror {
                 paths: modules,
             });
         }
-        let mut git = self.command();
-        git.args(["grep", "-l", "-z", "-E", "^[^#]*filter=lfs", commit, "--", ":(glob)**/.gitattributes"]);
+        let git = self.command().args([
+            "grep",
+            "-l",
+            "-z",
+            "-E",
+            "^[^#]*filter=lfs",
+            commit,
+            "--",
+            ":(glob)**/.gitattributes",
+        ]);
         let (_, out) = self.run("look for Git LFS", git, &[0, 1])?;
         let files = String::from_utf8_lossy(&out);
         let prefix = format!("{commit}:");
@@ -394,14 +452,12 @@ impl Mirror {
     /// Paths below `but` are left out.
     pub(crate) fn uncommitted(&self, but: &[PathBuf]) -> Result<Option<Vec<String>>, ReleaseError> {
         let Some(path) = &self.origin.local else { return Ok(None) };
-        let mut git = self.git();
-        git.arg("-C").arg(path).args(["rev-parse", "--is-inside-work-tree"]);
+        let git = self.git().args(["-C"]).path(path).args(["rev-parse", "--is-inside-work-tree"]);
         let (code, out) = self.run("look at the checkout", git, &[0, 128])?;
         if code != 0 || out.trim_ascii() != b"true" {
             return Ok(None);
         }
-        let mut git = self.git();
-        git.arg("-C").arg(path).args([
+        let git = self.git().args(["-C"]).path(path).args([
             "status",
             "--porcelain=v1",
             "-z",
@@ -433,9 +489,9 @@ impl Mirror {
         let index = self.dir.join("plimsoll-index");
         let _ = fs::remove_file(&index);
         let _ = fs::remove_file(self.dir.join("plimsoll-index.lock"));
-        let mut git = self.command();
-        git.arg("--work-tree").arg(into).current_dir(into).env("GIT_INDEX_FILE", &index);
-        git.args(["read-tree", "--reset", "-u", commit]);
+        let git =
+            self.command().args(["--work-tree"]).path(into).env("GIT_INDEX_FILE", &index.to_string_lossy());
+        let git = git.args(["read-tree", "--reset", "-u", commit]);
         let written = self.run("write the files of the release", git, &[0]);
         let _ = fs::remove_file(&index);
         written.map(|_| ())

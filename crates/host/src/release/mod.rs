@@ -5,12 +5,11 @@
 
 mod build;
 mod changes;
-mod child;
 mod error;
 mod folder;
 mod mirror;
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +23,8 @@ pub use build::link_shared;
 pub use error::ReleaseError;
 pub use folder::{ReleaseInfo, Releases};
 use mirror::{Found, Mirror, Origin};
+
+use crate::process::Mark;
 
 /// Takes a line of git's or a build command's output, without credentials of URLs.
 pub type OnLine = Arc<dyn Fn(&str) + Send + Sync>;
@@ -52,9 +53,9 @@ pub struct Settings {
     /// The database file, which a link may point at before it exists.
     pub database: Option<PathBuf>,
     /// Variables that build commands get on top.
-    pub env: Vec<(String, String)>,
+    pub env: BTreeMap<String, String>,
     /// The environment of this program; git and build commands get only what they need of it.
-    pub environment: Vec<(OsString, OsString)>,
+    pub environment: BTreeMap<String, String>,
 }
 
 /// The app's code in git. One run at a time uses it (the run's lock sees to that).
@@ -73,8 +74,11 @@ impl GitSource {
     /// [`ReleaseError::Setting`] for a relative root, a folder or link outside of its place, an unusable branch.
     pub fn new(settings: Settings, on_line: OnLine, stop: StopAsked) -> Result<Self, ReleaseError> {
         let refuse = |key, why: String| Err(ReleaseError::Setting { key, why });
-        if !settings.root.is_absolute() {
-            return refuse("[app].root", format!("{} is not an absolute path", settings.root.display()));
+        if !settings.root.is_absolute() || settings.root.to_str().is_none() {
+            return refuse(
+                "[app].root",
+                format!("{} is not an absolute path in UTF-8", settings.root.display()),
+            );
         }
         if settings.git.trim().is_empty() {
             return refuse("[source].git", "it is empty".to_owned());
@@ -96,6 +100,7 @@ impl GitSource {
             origin: Origin::parse(&settings.git, &settings.root),
             limit: settings.git_timeout,
             environment: settings.environment.clone(),
+            mark: Mark { root: settings.root.clone(), role: "git".to_owned() },
             on_line: on_line.clone(),
             stop: stop.clone(),
         };
@@ -225,6 +230,7 @@ impl GitSource {
             limit: self.settings.build_timeout,
             environment: &self.settings.environment,
             extra: &self.settings.env,
+            root: &self.settings.root,
             on_line: &*self.on_line,
             stop: &*self.stop,
         };
@@ -314,16 +320,18 @@ mod tests {
             bench
         }
 
-        fn environment(&self) -> Vec<(OsString, OsString)> {
-            let path = std::env::var_os("PATH").unwrap();
-            let home = self.dir.path().join("home").into_os_string();
-            let pairs = [("PATH", path), ("HOME", home), ("GIT_CONFIG_GLOBAL", "/dev/null".into())];
-            let mut all: Vec<(OsString, OsString)> =
-                pairs.into_iter().map(|(name, value)| (name.into(), value)).collect();
-            all.push(("GIT_CONFIG_NOSYSTEM".into(), "1".into()));
-            all.push(("GIT_DIR".into(), "/nowhere".into()));
-            all.push(("SECRET".into(), "hunter2".into()));
-            all
+        fn environment(&self) -> BTreeMap<String, String> {
+            let path = std::env::var("PATH").unwrap();
+            let home = self.path("home").display().to_string();
+            let fixed = [
+                ("PATH", path.as_str()),
+                ("HOME", &home),
+                ("GIT_CONFIG_GLOBAL", "/dev/null"),
+                ("GIT_CONFIG_NOSYSTEM", "1"),
+                ("GIT_DIR", "/nowhere"),
+                ("SECRET", "hunter2"),
+            ];
+            fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -371,7 +379,7 @@ mod tests {
                 git_timeout: Duration::from_secs(60),
                 link: Vec::new(),
                 database: None,
-                env: Vec::new(),
+                env: BTreeMap::new(),
                 environment: self.environment(),
             }
         }
@@ -693,7 +701,7 @@ mod tests {
                 "echo building; GREETING=hi && echo $GREETING >&2".to_owned(),
                 "env > environment; test -f app.py".to_owned(),
             ],
-            env: vec![("APP_ENV".to_owned(), "production".to_owned())],
+            env: BTreeMap::from([("APP_ENV".to_owned(), "production".to_owned())]),
             ..bench.settings()
         };
         let mut source = bench.source_with(settings);
@@ -720,10 +728,7 @@ mod tests {
         let (release, _) = source.fetch(None).unwrap();
         let failure = source.build(&release).unwrap_err();
         assert!(failure.what.contains("build command 2 of 3 failed"), "{failure}");
-        assert!(
-            failure.why.contains("exit status: 3") && failure.why.contains("no such package"),
-            "{failure}"
-        );
+        assert!(failure.why.contains("code 3") && failure.why.contains("no such package"), "{failure}");
         assert!(!format!("{failure:?} {:?}", bench.lines.lock().unwrap()).contains("s3cret"));
         assert!(!source.app_dir(&release.id).join("never").exists());
         // It is there for a look until it is discarded, and can never be made current.
