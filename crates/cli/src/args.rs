@@ -1,0 +1,393 @@
+//! The command line as it was typed: nothing is resolved or looked up here. The doc comments are the manual.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Deploys a web application and its database without losing data or requests.
+///
+/// Plimsoll carries out, records and if need be undoes a deployment: it backs up and verifies the data, tries the
+/// release on a copy, holds requests at the front door while the release is changed, proves the new release, and
+/// puts everything back when something is wrong.
+#[derive(Debug, Parser)]
+#[command(
+    name = "plimsoll",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_long_help = "\
+Begin with:
+  plimsoll init      write a plimsoll.toml from what is found here
+  plimsoll check     see whether this machine can do what it asks
+  plimsoll serve     start the front door and the app (keeps running)
+  plimsoll deploy    bring the newest commit live
+
+Exit codes:
+   0  done
+   1  a check or the rehearsal failed, or the run was undone: production is as it was
+   2  usage, configuration, or `plimsoll serve` is not running
+   3  blocked until a person acknowledges, answers or unlocks; nothing changed
+   4  interrupted and not yet resolved: plimsoll resume
+   5  live, but a later step failed
+   6  deploy: rolled back after the commit point; rollback: done, with values set aside
+  70  a bug in Plimsoll"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// Do everything as if started in DIR
+    #[arg(short = 'C', value_name = "DIR", global = true, default_value = ".", hide_default_value = true)]
+    pub(crate) directory: PathBuf,
+    /// Read FILE instead of plimsoll.toml
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Write one JSON object a line to stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Write nothing to stderr but warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented plimsoll.toml from what is found
+    ///
+    /// Looks for Flask, Django, Rails, Node and Rust applications, systemd units and supervisor programs that run
+    /// them, SQLite files, migrations and the git repository. Says what it found and what it guessed. Never
+    /// overwrites a file.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll init                      look here, write ./plimsoll.toml
+  plimsoll -C /srv/shop init         look there
+  plimsoll init --print              show the file without writing it")]
+    Init(InitArgs),
+    /// See whether the configuration is right and this machine can do what it asks
+    ///
+    /// Changes nothing. Exit 0 when all is well, 2 when the file has mistakes, 1 when the machine cannot do it.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll check
+  plimsoll check --json | jq 'select(.verdict == \"fail\")'")]
+    Check,
+    /// Run the front door, the app and the engine; keeps running
+    ///
+    /// Finishes or undoes a deployment that was interrupted before it lets anybody in. Ends on SIGTERM.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll serve
+  plimsoll --config /etc/shop/plimsoll.toml serve")]
+    Serve,
+    /// Show what a deployment would do, and why
+    #[command(after_long_help = "\
+Examples:
+  plimsoll plan                      for the newest commit of the branch
+  plimsoll plan v2.3                 for a tag")]
+    Plan(PlanArgs),
+    /// Bring a revision live
+    ///
+    /// Backs up, builds, rehearses on a copy, holds requests, migrates, starts and proves the new release, and only
+    /// then lets users in. Until that moment everything can be undone, and is, when something fails.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll deploy                                  the newest commit of the branch
+  plimsoll deploy 3fa9c1b --yes                    one commit, without asking
+  plimsoll deploy --acknowledge drop:sso_nonce     though this table goes away")]
+    Deploy(DeployArgs),
+    /// Go back to an earlier release
+    #[command(after_long_help = "\
+Examples:
+  plimsoll rollback                                to the release before this one
+  plimsoll rollback --to 000011-9c01d22 --dry-run  show what it would do")]
+    Rollback(RollbackArgs),
+    /// Finish or undo a run that was interrupted
+    ///
+    /// Exits with the code that the run itself would have had.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll resume")]
+    Resume,
+    /// Show what is live, and what is going on
+    #[command(after_long_help = "\
+Examples:
+  plimsoll status
+  plimsoll status --json")]
+    Status,
+    /// List the runs
+    #[command(after_long_help = "\
+Examples:
+  plimsoll history
+  plimsoll history --json | jq .outcome")]
+    History,
+    /// Show one run as the filled-in checklist
+    #[command(after_long_help = "\
+Examples:
+  plimsoll show                      the last run
+  plimsoll show 12 --format html     run 12, as a page")]
+    Show(ShowArgs),
+    /// Back up the database; list, verify and restore backups
+    ///
+    /// Without a further word it makes one backup, verifies it, and prunes old ones as configured.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_long_help = "\
+Examples:
+  plimsoll backup
+  plimsoll backup list
+  plimsoll backup verify backups/store.db.backup.20260114_020301
+  plimsoll backup restore backups/store.db.backup.LATEST"
+    )]
+    Backup(BackupArgs),
+}
+
+/// `init`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InitArgs {
+    /// Show the file on stdout instead of writing it
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+/// `plan`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanArgs {
+    /// A commit, tag or branch [default: the configured branch]
+    #[arg(value_name = "REV", value_parser = revision)]
+    pub(crate) revision: Option<String>,
+}
+
+/// `deploy`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeployArgs {
+    /// A commit, tag or branch [default: the configured branch]
+    #[arg(value_name = "REV", value_parser = revision)]
+    pub(crate) revision: Option<String>,
+    /// Do not ask before the deployment begins
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Who approved it; goes into the report
+    #[arg(long, value_name = "NAME", value_parser = words)]
+    pub(crate) approved_by: Option<String>,
+    /// Accept one named loss, as the refused deployment named it; may be given several times
+    #[arg(long, value_name = "WHAT", value_parser = words)]
+    pub(crate) acknowledge: Vec<String>,
+    /// Deploy outside the window or in spite of a freeze, and why
+    #[arg(long, value_name = "WHY", value_parser = words)]
+    pub(crate) unlock: Option<String>,
+    /// Return when the release is live, without looking at errors for a while
+    #[arg(long)]
+    pub(crate) no_watch: bool,
+}
+
+/// `rollback`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RollbackArgs {
+    /// The release to go back to [default: the one before]
+    #[arg(long, value_name = "RELEASE", value_parser = words)]
+    pub(crate) to: Option<String>,
+    /// Do not ask before it begins
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Show what it would do, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Accept one named loss, as the refused rollback named it; may be given several times
+    #[arg(long, value_name = "WHAT", value_parser = words)]
+    pub(crate) acknowledge: Vec<String>,
+}
+
+/// `show`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// The run's number [default: the last run]
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<u32>,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Format::Md)]
+    pub(crate) format: Format,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Format {
+    /// Markdown
+    Md,
+    /// A page for a browser
+    Html,
+    /// JSON
+    Json,
+}
+
+/// `backup`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackupArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BackupCommand>,
+    #[command(flatten)]
+    pub(crate) create: BackupCreateArgs,
+}
+
+/// `backup create`, and the bare `backup`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct BackupCreateArgs {
+    #[command(flatten)]
+    pub(crate) place: BackupPlace,
+    /// Compress it [default: as configured]
+    #[arg(long)]
+    pub(crate) compress: bool,
+    /// Prune backups older than N days [default: as configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: Option<u32>,
+}
+
+/// Which database, and where its backups are.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct BackupPlace {
+    /// This SQLite file, without any configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+    /// The folder of the backups [default: backups/ in the app's root, or beside FILE]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// What to do with backups.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Make a backup and verify it
+    Create(BackupCreateArgs),
+    /// List the backups, the newest first
+    List(BackupPlace),
+    /// Read a backup back and compare it with its manifest
+    Verify(BackupVerifyArgs),
+    /// Put a backup back into the database, or into a new file
+    Restore(BackupRestoreArgs),
+}
+
+/// `backup verify`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackupVerifyArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: BackupPlace,
+}
+
+/// `backup restore`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackupRestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Write a new file instead of restoring the database
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Do not ask before it begins
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) place: BackupPlace,
+}
+
+/// A revision goes to git as an argument: it must not look like an option.
+fn revision(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a revision is a commit, tag or branch".to_owned()),
+        _ if text.starts_with('-') => Err("a revision does not begin with `-`".to_owned()),
+        _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+            Err("a revision has no spaces".to_owned())
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Something to say: not nothing.
+fn words(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("this must not be empty".to_owned()),
+        trimmed => Ok(trimmed.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("plimsoll").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Args::command().get_subcommands() {
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let typed = format!("plimsoll {}", command.get_name());
+            let shown = help.contains(&typed) || help.contains("init") || help.contains(command.get_name());
+            assert!(help.starts_with("Examples:") && shown, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in ["-C /srv --json -q check", "check --json -C /srv --quiet"] {
+            let args = parse(line).unwrap();
+            assert!(args.global.json && args.global.quiet, "{line}");
+            assert_eq!(args.global.directory, PathBuf::from("/srv"));
+        }
+    }
+
+    #[test]
+    fn deploy_takes_what_the_contract_names() {
+        let line = "deploy v2 --yes --approved-by Asha --acknowledge drop:a --acknowledge rows:b --unlock fix --no-watch";
+        let Command::Deploy(deploy) = parse(line).unwrap().command else { panic!() };
+        assert_eq!(deploy.revision.as_deref(), Some("v2"));
+        assert_eq!(deploy.acknowledge, ["drop:a", "rows:b"]);
+        assert_eq!((deploy.approved_by.as_deref(), deploy.unlock.as_deref()), (Some("Asha"), Some("fix")));
+        assert!(deploy.yes && deploy.no_watch);
+    }
+
+    #[test]
+    fn backup_alone_makes_one_and_its_words_do_the_rest() {
+        let Command::Backup(bare) = parse("backup --db a.db --days 3").unwrap().command else { panic!() };
+        assert!(bare.command.is_none());
+        assert_eq!((bare.create.place.db, bare.create.days), (Some(PathBuf::from("a.db")), Some(3)));
+        let Command::Backup(restore) = parse("backup restore b --to c --db a.db").unwrap().command else {
+            panic!()
+        };
+        let Some(BackupCommand::Restore(restore)) = restore.command else { panic!() };
+        assert_eq!((restore.file, restore.to), (PathBuf::from("b"), Some(PathBuf::from("c"))));
+        assert!(parse("backup --days 0").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for line in [
+            "deploy --upload-pack=x",
+            "deploy -- -x",
+            "rollback 12",
+            "show twelve",
+            "frobnicate",
+            "show --format pdf",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(Args::try_parse_from(["plimsoll", "deploy", "--approved-by", " "]).is_err());
+        assert!(Args::try_parse_from(["plimsoll", "plan", "a b"]).is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! `deploy`, `rollback`, `resume`: clients of `plimsoll serve`; where nothing needs `serve`, they run the engine
+//! themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread;
+
+use plimsoll_proxy::control::{self, Client, ControlError};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::{DeployArgs, RollbackArgs};
+use crate::audience::{Ask, Onlooker, Show, StopWish};
+use crate::config::{Config, ServiceKind};
+use crate::error::{Error, Kind};
+use crate::follow::Follow;
+use crate::station::{self, Station};
+use crate::ui::Ui;
+use crate::wire::{Reply, Request, Word};
+
+/// `plimsoll deploy`
+pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Ui) -> Result<(), Error> {
+    let approved = args.approved_by.as_ref().map(|name| format!(", approved by {name}"));
+    let request = Request::Deploy {
+        revision: args.revision.clone(),
+        ask: !args.yes && ui.can_ask(),
+        acknowledge: args.acknowledge.clone(),
+        watch: !args.no_watch,
+        by: format!("{}{}", station::person(), approved.unwrap_or_default()),
+    };
+    carry_out(config, &request, ui)
+}
+
+/// `plimsoll rollback`
+pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Ui) -> Result<(), Error> {
+    let request = Request::Rollback {
+        to: args.to.clone(),
+        dry_run: args.dry_run,
+        ask: !args.yes && ui.can_ask(),
+        acknowledge: args.acknowledge.clone(),
+        by: station::person(),
+    };
+    carry_out(config, &request, ui)
+}
+
+/// `plimsoll resume`
+pub(crate) fn resume(config: &Config, ui: &Ui) -> Result<(), Error> {
+    carry_out(config, &Request::Resume { by: station::person() }, ui)
+}
+
+/// Whether only `plimsoll serve` can do it: it owns the front door and the app's process.
+pub(crate) fn needs_serve(config: &Config) -> bool {
+    config.front.is_some() || matches!(config.service.kind, ServiceKind::Process { .. })
+}
+
+fn carry_out(config: &Config, request: &Request, ui: &Ui) -> Result<(), Error> {
+    match control::connect(&station::socket(config)) {
+        Ok(client) => remote(client, request, ui),
+        Err(ControlError::NoServer { .. }) if needs_serve(config) => {
+            let file = config.file.display();
+            Err(Error::usage("`plimsoll serve` is not running")
+                .why("it owns the front door and the app's process, so only it can deploy")
+                .state("nothing was changed by this command")
+                .next(format!("start it and leave it running: plimsoll --config {file} serve")))
+        }
+        Err(ControlError::NoServer { .. }) => local(config, request.clone(), ui),
+        Err(error) => Err(Error::usage("`plimsoll serve` could not be asked")
+            .why(error.to_string())
+            .state("nothing was changed by this command")
+            .next("run it as the user who runs `plimsoll serve`, or as root")),
+    }
+}
+
+/// The first Ctrl-C or SIGTERM asks the run to stop; the second ends this command as if nobody had caught it.
+fn on_signal(ask_to_stop: impl Fn(&str) + Send + 'static) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::failed("signals cannot be caught").why(error.to_string());
+    let once = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&once)).map_err(failed)?;
+        signal_hook::flag::register(signal, Arc::clone(&once)).map_err(failed)?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            ask_to_stop(if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" });
+        }
+    });
+    Ok(())
+}
+
+fn remote(mut client: Client, request: &Request, ui: &Ui) -> Result<(), Error> {
+    let lost = |why: String| {
+        Error::new(Kind::Unresolved, "`plimsoll serve` went away in the middle of it")
+            .why(why)
+            .state("not known here; whoever starts `plimsoll serve` next finishes the run or undoes it first")
+            .next("start `plimsoll serve`, then: plimsoll status")
+    };
+    let text = |value: &Request| serde_json::to_value(value).map_err(|e| lost(e.to_string()));
+    client.send(&text(request)?).map_err(|e| lost(e.to_string()))?;
+    let mut writer = client.writer().map_err(|e| lost(e.to_string()))?;
+    let (words, said) = mpsc::channel::<Word>();
+    let stopping = words.clone();
+    on_signal(move |why| {
+        let _ = stopping.send(Word::Stop { why: why.to_owned() });
+    })?;
+    thread::spawn(move || {
+        for word in said {
+            let Ok(value) = serde_json::to_value(&word) else { continue };
+            if writer.send(&value).is_err() {
+                break;
+            }
+        }
+    });
+    let mut follow = Follow::new(ui);
+    for line in client {
+        let value = line.map_err(|e| lost(e.to_string()))?;
+        let reply: Reply = serde_json::from_value(value)
+            .map_err(|e| lost(format!("it answered something unknown ({e}); is it of another version?")))?;
+        if let Reply::Ask { question } = &reply {
+            let yes = ui.confirm(question).unwrap_or(false);
+            let _ = words.send(Word::Answer { yes });
+        }
+        if let Some(result) = follow.reply(reply) {
+            return result;
+        }
+    }
+    Err(lost("the connection ended before the run did".to_owned()))
+}
+
+/// The engine in this process: nothing here needs a front door or a supervisor.
+fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
+    let stop = StopWish::default();
+    let wish = stop.clone();
+    on_signal(move |why| wish.ask(why))?;
+    let (send, replies) = mpsc::channel::<Reply>();
+    let (answer, answers) = mpsc::channel::<bool>();
+    let sender = std::sync::Mutex::new(send);
+    let show: Show = Arc::new(move |reply| {
+        if let Ok(sender) = sender.lock() {
+            let _ = sender.send(reply.clone());
+        }
+    });
+    let asking = Arc::clone(&show);
+    let answers = std::sync::Mutex::new(answers);
+    let ask: Ask = Arc::new(move |question| {
+        asking(&Reply::Ask { question: question.to_owned() });
+        answers.lock().ok().and_then(|answers| answers.recv().ok()).unwrap_or(false)
+    });
+    let station = Station::alone(config)?;
+    thread::spawn(move || {
+        let asked = station::asks(&request).then_some(ask);
+        let onlooker = Onlooker::new(Arc::clone(&show), asked, stop);
+        let outcome = station.carry_out(request, onlooker);
+        show(&outcome);
+    });
+    let mut follow = Follow::new(ui);
+    for reply in replies {
+        if let Reply::Ask { question } = &reply {
+            let _ = answer.send(ui.confirm(question).unwrap_or(false));
+        }
+        if let Some(result) = follow.reply(reply) {
+            return result;
+        }
+    }
+    Err(Error::new(Kind::Bug, "the engine ended without an outcome")
+        .state("not known here")
+        .next("plimsoll resume"))
+}
