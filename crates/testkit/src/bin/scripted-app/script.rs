@@ -1,0 +1,74 @@
+//! What the app is told to do.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::store::Failure;
+
+/// `app.json`. A key that is missing means the well-behaved app; an unknown one is a mistake of the test.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Script {
+    /// How long it takes before it listens.
+    pub(crate) boot_ms: u64,
+    /// Ends at once with this code.
+    pub(crate) exit_at_start: Option<u8>,
+    /// How the health path answers.
+    pub(crate) health: Health,
+    /// Whether the checkout works.
+    pub(crate) checkout: Checkout,
+    /// What the first page says.
+    pub(crate) page: String,
+    /// How long every page but the health path takes.
+    pub(crate) slow_ms: u64,
+    /// Goes on when it is asked to stop.
+    pub(crate) ignore_sigterm: bool,
+    /// Places an order of its own before it listens.
+    pub(crate) write_at_start: bool,
+    /// Applies `migrations/*.sql` by itself before it listens.
+    pub(crate) migrate_at_start: bool,
+    /// Opens this file, whatever `DATABASE_PATH` says.
+    pub(crate) hard_coded_database: Option<PathBuf>,
+    /// Dies, as if killed, instead of answering the request after so many; the health path is not counted.
+    pub(crate) crash_after_requests: Option<u64>,
+    /// Starts a child that outlives it.
+    pub(crate) leave_child: bool,
+    /// What it prints at its start.
+    pub(crate) log: Option<String>,
+}
+
+/// How the health path answers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Health {
+    /// With its release.
+    #[default]
+    Ok,
+    /// Accepts the request and never answers.
+    Never,
+    /// With an error.
+    #[serde(rename = "500")]
+    Failing,
+    /// With another release's id.
+    WrongRelease,
+}
+
+/// Whether the checkout works.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Checkout {
+    /// It does.
+    #[default]
+    Ok,
+    /// It answers 500.
+    Broken,
+}
+
+impl Script {
+    /// Reads the script of the release in whose folder the app runs.
+    pub(crate) fn read() -> Result<Script, Failure> {
+        let text = std::fs::read_to_string("app.json").map_err(|error| format!("app.json: {error}"))?;
+        Ok(serde_json::from_str(&text).map_err(|error| format!("app.json: {error}"))?)
+    }
+}
