@@ -144,7 +144,7 @@ async fn send(
 
     if let Some(mut connection) = claim.idle_connection(replayable) {
         let copy = replayable.then(|| copy_of(&request));
-        match connection.sender.try_send_request(request).await {
+        match connection.send(request).await {
             Ok(response) => return Sent::Answered(Box::new(response), connection),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
@@ -162,7 +162,7 @@ async fn send(
             return Sent::Unsent(request);
         }
         let error = match claim.connect().await {
-            Ok(mut connection) => match connection.sender.try_send_request(request).await {
+            Ok(mut connection) => match connection.send(request).await {
                 Ok(response) => return Sent::Answered(Box::new(response), connection),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => {
