@@ -427,21 +427,15 @@ mod tests {
     fn a_wave_of_requests_does_not_overrun_the_apps_backlog() {
         let app = App::saying("ok", Duration::ZERO);
         let door = door_to(&app);
-        door.gate().hold(Instant::now() + Duration::from_secs(20));
-        let mut streams: Vec<_> = (0..600)
-            .map(|_| {
-                let mut stream = open(door.local_addr());
-                send(&mut stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx");
-                stream
-            })
-            .collect();
-        until("all wait", || door.gate().parked() == 600);
-        door.gate().open();
+        let mut streams: Vec<_> = (0..600).map(|_| open(door.local_addr())).collect();
+        for stream in &mut streams {
+            send(stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx");
+        }
         for stream in &mut streams {
             assert_eq!(receive(stream).unwrap().status, 200);
         }
         let counts = door.traffic();
-        assert_eq!((counts.success, counts.held), (600, 600));
+        assert_eq!(counts.success, 600);
         let slowest = counts.latency.quantile(1.0).unwrap();
         assert!(slowest < Duration::from_millis(900), "a connection was dropped and repeated: {slowest:?}");
     }
