@@ -3,6 +3,8 @@
 //! The order is always the same: a temporary file beside the target, write, sync, verify, rename, sync the
 //! folder. Nothing else in Plimsoll writes state.
 
+use plimsoll_core::ports::Failure;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -38,6 +40,17 @@ pub enum Error {
         /// What the check said.
         why: String,
     },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let next = if error.is_disk_full() {
+            "free disk space, then try again"
+        } else {
+            "see that the disk is well and the folder may be written to, then try again"
+        };
+        Failure::failed("a file that must be safe on the disk could not be written", error.to_string(), next)
+    }
 }
 
 impl Error {

@@ -1,0 +1,243 @@
+//! What the way back needs, in the run's folder, and the way back itself.
+//!
+//! `pre.db`: the database when nobody wrote any more. `post.db`: as the migration left it. `pre.absent`: there was none.
+//! `restored`: the way back is done; whatever the database holds now came later and is the users' own.
+//! `smoke-wrote`: smoke tests that write were run against it behind the shut door.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plimsoll_core::check::Check;
+use plimsoll_core::ports::{Failure, FailureKind, Restored};
+
+use super::{failure, io_failure};
+use crate::durable;
+use crate::sqlite::copy::{Copied, copy};
+use crate::sqlite::diff::{self, Diff, Side};
+use crate::sqlite::fingerprint::{Depth, Fingerprint};
+use crate::sqlite::restore::{self, Guard};
+use crate::sqlite::{Control, Limits};
+
+/// The run's own files.
+pub struct Keep {
+    folder: PathBuf,
+    file: PathBuf,
+    backups: PathBuf,
+    run: u32,
+}
+
+impl Keep {
+    /// Touches nothing.
+    #[must_use]
+    pub fn new(folder: &Path, file: &Path, backups: &Path, run: u32) -> Self {
+        Keep { folder: folder.to_owned(), file: file.to_owned(), backups: backups.to_owned(), run }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.at(name).exists()
+    }
+
+    fn note(&self, name: &str) -> Result<(), Failure> {
+        Ok(durable::write(&self.at(name), durable::PRIVATE, b"")?)
+    }
+
+    /// A fresh place for a scratch file.
+    pub(super) fn scratch(&self, name: &str) -> Result<PathBuf, Failure> {
+        let folder = self.at("scratch");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(|e| io_failure("the scratch folder", &folder, &e))?;
+        }
+        durable::create_dir(&folder, durable::PRIVATE_DIR)?;
+        Ok(folder.join(name))
+    }
+
+    /// There was no database; the way back is that there is none again.
+    pub(super) fn note_absent(&self) -> Result<(), Failure> {
+        self.note("pre.absent")
+    }
+
+    /// Says that smoke tests are going to write to production behind the shut door.
+    ///
+    /// # Errors
+    /// When it is not on the disk; the tests must not run.
+    pub fn note_smoke_writes(&self) -> Result<(), Failure> {
+        self.note("smoke-wrote")
+    }
+
+    pub(super) fn take_pre(&self, control: &mut Control<'_>) -> Result<Copied, Failure> {
+        self.take("pre.db", control)
+    }
+
+    pub(super) fn take_post(&self, control: &mut Control<'_>) -> Result<Copied, Failure> {
+        self.take("post.db", control)
+    }
+
+    fn take(&self, name: &str, control: &mut Control<'_>) -> Result<Copied, Failure> {
+        let dest = self.at(name);
+        durable::remove(&dest)?;
+        copy(&self.file, &dest, &Limits::default(), control)
+            .map_err(|e| failure("the final snapshot could not be taken", &e))
+    }
+
+    /// The counts of PRE; `None` before it was taken.
+    pub(super) fn pre_counts(&self) -> Result<Option<Fingerprint>, Failure> {
+        let pre = self.at("pre.db");
+        if !pre.exists() {
+            return Ok(None);
+        }
+        let mut control = Control::quiet(crate::sqlite::Stop::new());
+        Fingerprint::of(&pre, Depth::Counts, &mut control)
+            .map(Some)
+            .map_err(|e| failure("the final snapshot cannot be counted", &e))
+    }
+
+    /// Puts PRE back, unless the database still equals it.
+    pub(super) fn restore(
+        &self,
+        acknowledged: &[String],
+        control: &mut Control<'_>,
+    ) -> Result<Restored, Failure> {
+        let nothing = Restored { changed: false, checks: Vec::new() };
+        if self.has("restored") {
+            return Ok(nothing);
+        }
+        if self.has("pre.absent") {
+            let moved = self.set_whole_file_aside()?;
+            self.note("restored")?;
+            return Ok(Restored { changed: moved.is_some(), checks: moved.into_iter().collect() });
+        }
+        if !self.has("pre.db") {
+            // The snapshot was not even taken, so nothing was migrated.
+            return Ok(nothing);
+        }
+        let pre = self.at("pre.db");
+        let compared = |a: Side<'_>, b: Side<'_>, control: &Control<'_>| {
+            diff::rows(a, b, 0, &control.stop).map_err(|e| failure("the database cannot be compared", &e))
+        };
+        if self.equals(&pre, control)? {
+            self.note("restored")?;
+            let check = Check::pass("back.restore", "The database is as it was before the migration");
+            return Ok(Restored { changed: false, checks: vec![check] });
+        }
+        let mut checks = Vec::new();
+        if self.has("post.db") {
+            let since = compared(Side::Finished(&self.at("post.db")), Side::Live(&self.file), control)?;
+            if !since.is_empty() {
+                checks.push(self.set_aside(&since, acknowledged, control)?);
+            }
+        }
+        let options = restore::Options {
+            run: Some(format!("{:06}", self.run)),
+            app_stopped: true,
+            ..restore::Options::new(&self.backups)
+        };
+        let now = Fingerprint::of(&self.file, Depth::Content, control);
+        let guard = match &now {
+            Ok(now) => Guard::Equals(now),
+            // Unreadable: there is nothing to compare, and the restore keeps the damaged file.
+            Err(_) => Guard::Any,
+        };
+        let restored = restore::into(&pre, &self.file, guard, &options, control)
+            .map_err(|e| failure("the snapshot taken in the hold could not be put back", &e))?;
+        self.note("restored")?;
+        let kept = restored.kept.map(|path| path.display().to_string());
+        checks.insert(
+            0,
+            Check::pass("back.restore", "The database is as it was before the migration")
+                .with("replaced_database_kept", kept)
+                .with("locked_ms", u64::try_from(restored.locked.as_millis()).unwrap_or(u64::MAX)),
+        );
+        Ok(Restored { changed: true, checks })
+    }
+
+    fn equals(&self, pre: &Path, control: &mut Control<'_>) -> Result<bool, Failure> {
+        let then = Fingerprint::of(pre, Depth::Content, control)
+            .map_err(|e| failure("the snapshot taken in the hold cannot be read", &e))?;
+        // A database that cannot be read is not equal to anything; the restore says more.
+        let Ok(now) = Fingerprint::of(&self.file, Depth::Content, control) else { return Ok(false) };
+        Ok(then.differences(&now).is_empty())
+    }
+
+    /// Rows that came after the migration, behind the shut door: written to a file, if that is allowed.
+    fn set_aside(
+        &self,
+        since: &Diff,
+        acknowledged: &[String],
+        control: &mut Control<'_>,
+    ) -> Result<Check, Failure> {
+        let own = self.has("smoke-wrote");
+        let tables: Vec<String> = since
+            .tables
+            .keys()
+            .chain(since.only_first.keys())
+            .chain(since.only_second.keys())
+            .cloned()
+            .collect();
+        let words: Vec<String> = tables.iter().map(|table| format!("set-aside:{table}")).collect();
+        let missing: Vec<&String> = words.iter().filter(|word| !acknowledged.contains(word)).collect();
+        if !own && !missing.is_empty() {
+            let flags: Vec<String> = missing.iter().map(|word| format!("--acknowledge {word}")).collect();
+            return Err(Failure {
+                kind: FailureKind::Frozen,
+                what: "somebody else wrote to the database during the hold".into(),
+                why: format!("{} row(s) in {} would be lost by the undo", since.total(), tables.join(", ")),
+                next: format!("to undo and keep those rows in a file: plimsoll rollback {}", flags.join(" ")),
+            });
+        }
+        let aside = self.at("set-aside");
+        let path = diff::write_set_aside(
+            &aside,
+            Side::Finished(&self.at("post.db")),
+            Side::Live(&self.file),
+            &control.stop,
+        )
+        .map_err(|e| failure("the rows could not be set aside", &e))?;
+        let name = if own { "Rows of the smoke tests set aside" } else { "Rows set aside" };
+        Ok(Check::pass("back.rows", name)
+            .with("rows", since.total())
+            .with("tables", tables)
+            .with("file", path.display().to_string()))
+    }
+
+    /// The first release made the database; it goes into the run's folder, with its log.
+    fn set_whole_file_aside(&self) -> Result<Option<Check>, Failure> {
+        let mut moved = Vec::new();
+        for suffix in ["-wal", "-shm", "-journal", ""] {
+            let from = crate::sqlite::connection::beside(&self.file, suffix);
+            if !from.exists() {
+                continue;
+            }
+            let to = self.at(&format!("undone.db{suffix}"));
+            fs::rename(&from, &to)
+                .map_err(|e| io_failure("the database that the release made", &from, &e))?;
+            moved.push(to.display().to_string());
+        }
+        if moved.is_empty() {
+            return Ok(None);
+        }
+        if let Some(folder) = self.file.parent() {
+            durable::sync_dir(folder)?;
+        }
+        durable::sync_dir(&self.folder)?;
+        Ok(Some(
+            Check::pass("back.restore", "There is no database again, as before the first release")
+                .with("replaced_database_kept", moved),
+        ))
+    }
+
+    /// Removes what only the run needed. What was set aside stays.
+    pub(super) fn tidy(&self) -> Result<(), Failure> {
+        for name in ["pre.db", "post.db"] {
+            durable::remove(&self.at(name))?;
+        }
+        let scratch = self.at("scratch");
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch).map_err(|e| io_failure("the scratch folder", &scratch, &e))?;
+        }
+        Ok(())
+    }
+}

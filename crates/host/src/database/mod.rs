@@ -1,0 +1,671 @@
+//! The database of one run, as the engine's [`Database`]: backup, rehearsal, PRE, migration, POST, and the way back.
+//!
+//! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
+
+mod keep;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plimsoll_core::check::Check;
+use plimsoll_core::plan::{Pending, Rehearsal, Release, ReleaseId};
+use plimsoll_core::ports::{Clock, Database, Failure, FailureKind, Moment, Restored};
+use plimsoll_core::record::Kind;
+use serde_json::{Map, Value};
+
+use crate::durable;
+use crate::process;
+use crate::sqlite::backup::{self, Backup};
+use crate::sqlite::connection::{ForeignKeys, open_own};
+use crate::sqlite::fingerprint::{Depth, Fingerprint, Known};
+use crate::sqlite::migrate::{self, Job};
+use crate::sqlite::migration::{self, Migrations as Files};
+use crate::sqlite::{self, Control, Progress, Stop, Watcher, history, trial, verify};
+
+pub use keep::Keep;
+
+/// Who changes the schema.
+#[derive(Clone, Debug)]
+pub enum Migrations {
+    /// Plimsoll applies the files of this folder, relative to the app's folder in the release.
+    Folder(PathBuf),
+    /// These commands do, one after another, in the app's folder.
+    Commands(Vec<Vec<String>>),
+    /// The app does when it starts.
+    App,
+}
+
+/// Shows how far a long operation is.
+pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+/// Shows a line of a command's output.
+pub type OnLine = Arc<dyn Fn(&str) + Send + Sync>;
+/// Whether somebody asked the run to stop.
+pub type StopAsked = Arc<dyn Fn() -> bool + Send + Sync>;
+/// The app's folder in a release.
+pub type AppFolder = Arc<dyn Fn(&ReleaseId) -> PathBuf + Send + Sync>;
+
+/// What a run's database work depends on.
+pub struct Settings {
+    /// The live database.
+    pub file: PathBuf,
+    /// The folder for backups.
+    pub backups: PathBuf,
+    /// The run's own folder.
+    pub run_folder: PathBuf,
+    /// The run's number.
+    pub run: u32,
+    /// Counted first and named in the report.
+    pub tables: Vec<String>,
+    /// Who changes the schema.
+    pub migrations: Migrations,
+    /// Whether no release has been live yet; only then may the database be absent.
+    pub first: bool,
+    /// The app's folder in a release.
+    pub app_folder: AppFolder,
+    /// The environment of migrate commands, `DATABASE_PATH` included.
+    pub env: BTreeMap<String, String>,
+    /// For a rollback: the schema that the earlier release last ran with, if a run recorded it.
+    pub earlier_schema: Option<String>,
+    /// Acknowledgements, as typed.
+    pub acknowledged: Vec<String>,
+    /// Time.
+    pub clock: Arc<dyn Clock + Send + Sync>,
+    /// Asks long operations to stop. Only heard on the way forward.
+    pub stop: Stop,
+    /// Whether somebody asked the run to stop, for migrate commands.
+    pub stop_asked: StopAsked,
+    /// Shows how far a long operation is.
+    pub on_progress: OnProgress,
+    /// Shows the output of migrate commands.
+    pub on_line: OnLine,
+}
+
+/// The database of one run.
+pub struct RunDatabase {
+    settings: Settings,
+    keep: Keep,
+    backup: Option<Backup>,
+    jobs: Vec<Job>,
+    /// Since PRE; notices writes of others in the hold.
+    watcher: Option<Watcher>,
+}
+
+impl RunDatabase {
+    /// Touches nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let keep = Keep::new(&settings.run_folder, &settings.file, &settings.backups, settings.run);
+        RunDatabase { settings, keep, backup: None, jobs: Vec::new(), watcher: None }
+    }
+
+    fn exists(&self) -> Result<bool, Failure> {
+        match fs::metadata(&self.settings.file) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Failure::failed(
+                format!("the database {} cannot be looked at", self.settings.file.display()),
+                error.to_string(),
+                "run as the user who owns the database, or as root",
+            )),
+        }
+    }
+
+    /// The database must be there, except before the first release, which makes it.
+    fn must_exist(&self) -> Result<bool, Failure> {
+        let file = self.settings.file.display();
+        if self.exists()? {
+            return Ok(true);
+        }
+        if !self.settings.first {
+            return Err(Failure::failed(
+                format!("the database {file} is gone"),
+                "a release is live, so there must be one; an empty one in its place would be an empty shop",
+                "find out who moved it; restore it from backups/ if it is lost; or correct [database].url",
+            ));
+        }
+        if let Some(other) = other_database(&self.settings.file) {
+            return Err(Failure {
+                kind: FailureKind::Usage,
+                what: format!("there is no database at {file}"),
+                why: format!("but there is one at {}", other.display()),
+                next: "correct [database].url, or move the file to where it points".into(),
+            });
+        }
+        Ok(false)
+    }
+
+    fn stop_by(&self, until: Moment) -> Stop {
+        let left = Duration::from_millis(until.since_ms(self.settings.clock.now()));
+        self.settings.stop.by(Instant::now() + left)
+    }
+
+    fn control(&self, stop: Stop) -> Control<'static> {
+        let on_progress = Arc::clone(&self.settings.on_progress);
+        Control::new(stop, move |progress| on_progress(progress))
+    }
+
+    fn files(&self, release: &Release, folder: &Path) -> Result<Files, Failure> {
+        let path = (self.settings.app_folder)(&release.id).join(folder);
+        migration::load(&path).map_err(|e| migration_failure("the release's migrations cannot be used", &e))
+    }
+
+    fn run_name(&self) -> String {
+        format!("{:06}", self.settings.run)
+    }
+
+    /// Runs the pending migrations on a copy, both ways.
+    fn try_on_copy(
+        &mut self,
+        release: &Release,
+        folder: &Path,
+        exists: bool,
+    ) -> Result<(Rehearsal, Vec<Check>), Failure> {
+        let files = self.files(release, folder)?;
+        let begun = Instant::now();
+        let copy = self.keep.scratch("trial.db")?;
+        match (&self.backup, exists) {
+            (Some(backup), true) => {
+                fs::copy(&backup.path, &copy)
+                    .map_err(|e| io_failure("the copy to rehearse on", &copy, &e))?;
+            }
+            _ => make_empty(&copy)?,
+        }
+        let copy_ms = ms(begun.elapsed());
+        let failed = |e: &migrate::Error| {
+            migration_failure("the release does not fit the database, seen on a copy", e)
+        };
+        let status = history::status(&copy, &files).map_err(|e| failed(&e))?;
+        fits(&status)?;
+        let pending: Vec<_> = files.all.into_iter().filter(|m| status.pending.contains(&m.version)).collect();
+        let mut control = self.control(self.settings.stop.clone());
+        let outcomes = trial::run(&copy, &pending, &mut control)
+            .map_err(|e| migration_failure("the migrations fail on a copy of the database", &e))?;
+        let acknowledged = &self.settings.acknowledged;
+        let unacknowledged: Vec<String> = outcomes
+            .iter()
+            .flat_map(|outcome| outcome.unacknowledged(acknowledged))
+            .map(|loss| loss.word.clone())
+            .collect();
+        let mut checks = Vec::new();
+        for outcome in &outcomes {
+            let losses: Vec<String> =
+                outcome.losses.iter().map(|l| format!("{} ({}: {})", l.word, l.quantity, l.detail)).collect();
+            checks.push(
+                Check::pass("pre.staging", format!("{} on a copy", outcome.file))
+                    .with("ms", ms(outcome.took))
+                    .with("class", word(&outcome.class))
+                    .with("mode", outcome.mode.words())
+                    .with("touched", outcome.touched.clone())
+                    .with("losses", losses)
+                    .with("other_mode", outcome.other.clone()),
+            );
+        }
+        let migrate_ms = outcomes.iter().map(|outcome| ms(outcome.took)).sum();
+        let described = |version: u64| {
+            pending.iter().find(|m| m.version == version).map(|m| m.description.clone()).unwrap_or_default()
+        };
+        let rehearsal = Rehearsal {
+            pending: outcomes
+                .iter()
+                .map(|outcome| Pending {
+                    version: i64::try_from(outcome.version).unwrap_or(i64::MAX),
+                    description: described(outcome.version),
+                    class: word(&outcome.class),
+                    ms: ms(outcome.took),
+                    mode: outcome.mode.words(),
+                })
+                .collect(),
+            migrates_itself: false,
+            migrate_ms,
+            snapshot_ms: 2 * copy_ms,
+            restore_ms: self.restore_ms(),
+            unacknowledged,
+        };
+        self.jobs = pending
+            .into_iter()
+            .zip(outcomes)
+            .map(|(migration, outcome)| Job { migration, mode: outcome.mode })
+            .collect();
+        if self.jobs.is_empty() {
+            checks.push(Check::pass("pre.staging", "No migration is pending").with("ms", copy_ms));
+        }
+        Ok((rehearsal, checks))
+    }
+
+    /// An undo verifies PRE, keeps what it replaces as a backup, and restores: about twice what the backup took.
+    fn restore_ms(&self) -> u64 {
+        self.backup.as_ref().map_or(0, |backup| 2 * backup.manifest.took_ms)
+    }
+
+    /// PRE, copies and WAL at the same time: refused before anything is stopped.
+    fn room(&self) -> Result<(), Failure> {
+        let bytes = self.backup.as_ref().map_or(0, |backup| backup.manifest.bytes);
+        let need = 5 * bytes + (16 << 20);
+        let have = durable::free_space(&self.settings.run_folder)?;
+        if have >= need {
+            return Ok(());
+        }
+        Err(Failure::failed(
+            "there is not enough room on the disk for a deployment that can be undone",
+            format!("{} MiB are needed, {} MiB are free", need >> 20, have >> 20),
+            "free some room, then deploy again",
+        ))
+    }
+
+    fn migrate_by_commands(
+        &self,
+        commands: &[Vec<String>],
+        release: &Release,
+        until: Moment,
+    ) -> Result<Vec<Check>, Failure> {
+        let mut checks = Vec::new();
+        for words in commands {
+            let command = process::Command {
+                words: words.clone(),
+                env: self.settings.env.clone(),
+                folder: (self.settings.app_folder)(&release.id),
+                mark: None,
+            };
+            let left = Duration::from_millis(until.since_ms(self.settings.clock.now()));
+            let limits = process::Limits {
+                time: Some(left),
+                cancel: &*self.settings.stop_asked,
+                ..process::Limits::default()
+            };
+            let text = words.join(" ");
+            let ran = process::run(
+                &command,
+                limits,
+                process::Sink::Lines(&mut |line| (self.settings.on_line)(line)),
+            );
+            let what = format!("the migrate command `{text}` failed");
+            let ran = ran.map_err(|e| Failure::failed(&what, e.to_string(), "correct [database].migrate"))?;
+            if !ran.end.is_success() {
+                let why = format!("{}; its last lines: {}", ran.end, ran.tail.join(" | "));
+                return Err(Failure::failed(what, why, "correct the migration and deploy again"));
+            }
+            checks.push(
+                Check::pass("deploy.migrate", format!("`{text}`"))
+                    .with("ms", ms(ran.took))
+                    .with("last_lines", ran.tail),
+            );
+        }
+        self.nothing_lost()?;
+        Ok(checks)
+    }
+
+    /// Whether a command that migrates has removed rows or tables that nobody acknowledged.
+    fn nothing_lost(&self) -> Result<(), Failure> {
+        let (Some(before), true) = (self.keep.pre_counts()?, self.exists()?) else { return Ok(()) };
+        let after = self.counts()?;
+        let mut words = Vec::new();
+        for (table, content) in &before.tables {
+            match after.tables.get(table) {
+                None if content.rows > 0 => words.push(format!("drop:{table}")),
+                Some(now) if now.rows < content.rows => words.push(format!("rows:{table}")),
+                _ => {}
+            }
+        }
+        words.retain(|word| !self.settings.acknowledged.contains(word));
+        if words.is_empty() {
+            return Ok(());
+        }
+        let flags: Vec<String> = words.iter().map(|word| format!("--acknowledge {word}")).collect();
+        Err(Failure {
+            kind: FailureKind::Blocked,
+            what: "the migration lost data that nobody acknowledged".into(),
+            why: words.join(", "),
+            next: format!("if that is meant, deploy again with {}", flags.join(" ")),
+        })
+    }
+
+    fn counts(&self) -> Result<Fingerprint, Failure> {
+        let mut control = Control::quiet(Stop::new());
+        Fingerprint::of(&self.settings.file, Depth::Counts, &mut control)
+            .map_err(|e| failure("the database cannot be counted", &e))
+    }
+
+    /// Counts as evidence: the configured tables first, then the others.
+    fn as_evidence(&self, counts: &Fingerprint) -> Value {
+        let mut map = Map::new();
+        let first = self.settings.tables.iter().filter(|name| counts.tables.contains_key(*name));
+        for name in first.chain(counts.tables.keys()) {
+            if let Some(content) = counts.tables.get(name) {
+                map.entry(name.clone()).or_insert_with(|| content.rows.into());
+            }
+        }
+        Value::Object(map)
+    }
+}
+
+impl Database for RunDatabase {
+    fn backup(&mut self) -> Result<Vec<Check>, Failure> {
+        if !self.must_exist()? {
+            let why = "the first release makes the database";
+            let none = |id, name| Check::skipped(id, name, why);
+            return Ok(vec![none("backup.create", "Full backup"), none("backup.verify", "Backup verified")]);
+        }
+        let request = backup::Request {
+            run: Some(self.run_name()),
+            ..backup::Request::new(&self.settings.file, &self.settings.backups, "before-deploy")
+        };
+        let mut control = self.control(self.settings.stop.clone());
+        let made = backup::create(&request, &mut control)
+            .map_err(|e| failure("the database could not be backed up", &e))?;
+        let manifest = &made.manifest;
+        let file = made.path.display().to_string();
+        let unchecked = manifest.unchecked.clone();
+        let verified = if unchecked.is_empty() {
+            Check::pass("backup.verify", "Backup database integrity verified")
+        } else {
+            Check::unknown("backup.verify", "Backup verified", unchecked.join("; "))
+        };
+        let fk = match &manifest.content.fk_violations {
+            Known::Is(n) => Value::from(*n),
+            Known::Unknown(why) => Value::from(why.as_str()),
+        };
+        let counts = self.as_evidence(&manifest.content);
+        let checks = vec![
+            Check::pass("backup.create", "Full backup")
+                .with("file", file.as_str())
+                .with("bytes", manifest.bytes)
+                .with("ms", manifest.took_ms),
+            verified.with("compared", manifest.compared.as_str()).with("foreign_key_violations", fk),
+            Check::pass("backup.counts", "Rows before").with("counts", counts.clone()),
+            Check::pass("backup.record", "Backup recorded")
+                .with("primary", file)
+                .with("timestamp", manifest.created_at.to_string())
+                .with("counts", counts),
+        ];
+        self.backup = Some(made);
+        Ok(checks)
+    }
+
+    fn rehearse(&mut self, release: &Release, kind: Kind) -> Result<(Rehearsal, Vec<Check>), Failure> {
+        self.room()?;
+        let exists = self.must_exist()?;
+        if kind == Kind::Rollback {
+            return self.fits_earlier(release);
+        }
+        let (rehearsal, mut checks) = match self.settings.migrations.clone() {
+            Migrations::Folder(folder) => self.try_on_copy(release, &folder, exists)?,
+            Migrations::Commands(_) | Migrations::App => {
+                let copy_ms = self.backup.as_ref().map_or(0, |backup| backup.manifest.took_ms);
+                let restore_ms = self.restore_ms();
+                let rehearsal = Rehearsal {
+                    migrates_itself: true,
+                    snapshot_ms: copy_ms,
+                    restore_ms,
+                    ..Rehearsal::default()
+                };
+                let why =
+                    "the app changes its schema by itself; it is seen in the hold, behind the shut door";
+                (rehearsal, vec![Check::unknown("pre.staging", "Migrations on a copy", why)])
+            }
+        };
+        checks.push(
+            Check::pass("pre.rollback", "Rollback prepared")
+                .with("mode", "undo before the commit point; code-only after it while the schema is the same")
+                .with("restore_ms", rehearsal.restore_ms),
+        );
+        Ok((rehearsal, checks))
+    }
+
+    fn snapshot(&mut self, until: Moment) -> Result<Vec<Check>, Failure> {
+        if !self.must_exist()? {
+            self.keep.note_absent()?;
+            return Ok(vec![Check::skipped("backup.record", "Final snapshot", "there is no database yet")]);
+        }
+        let watcher =
+            Watcher::open(&self.settings.file).map_err(|e| failure("the database cannot be watched", &e))?;
+        let begun = Instant::now();
+        let mut control = self.control(self.stop_by(until));
+        let copied = self.keep.take_pre(&mut control)?;
+        self.watcher = Some(watcher);
+        Ok(vec![
+            Check::pass("backup.record", "Final snapshot, nobody writing")
+                .with("bytes", copied.bytes())
+                .with("ms", ms(begun.elapsed())),
+        ])
+    }
+
+    fn migrate(&mut self, release: &Release, until: Moment) -> Result<Vec<Check>, Failure> {
+        // A writer that nobody declared may have come between PRE and here: PRE is taken again, so that an undo
+        // brings back what it wrote too.
+        for _ in 0..3 {
+            let Some(watcher) = &self.watcher else { break };
+            if !watcher.changed().map_err(|e| failure("the database cannot be watched", &e))? {
+                break;
+            }
+            self.snapshot(until)?;
+        }
+        let stop = self.stop_by(until);
+        let mut checks = match self.settings.migrations.clone() {
+            Migrations::Folder(_) => {
+                if !self.exists()? {
+                    make_empty(&self.settings.file)?;
+                }
+                let run = self.run_name();
+                let mut control = self.control(stop.clone());
+                let applied = migrate::apply(
+                    &self.settings.file,
+                    &self.jobs,
+                    &self.settings.acknowledged,
+                    Some(&run),
+                    &mut control,
+                    &mut |_| {},
+                )
+                .map_err(|e| migration_failure("a migration failed", &e))?;
+                applied
+                    .iter()
+                    .map(|one| {
+                        Check::pass("deploy.migrate", one.file.as_str())
+                            .with("version", one.version)
+                            .with("ms", ms(one.took))
+                            .with("class", word(&one.class))
+                            .with("lost", one.losses.iter().map(|l| l.word.clone()).collect::<Vec<_>>())
+                    })
+                    .collect()
+            }
+            Migrations::Commands(commands) => self.migrate_by_commands(&commands, release, until)?,
+            Migrations::App => {
+                let why = "the app migrates itself when it starts";
+                return Ok(vec![Check::skipped("deploy.migrate", "Migrations", why)]);
+            }
+        };
+        if checks.is_empty() {
+            checks.push(Check::skipped("deploy.migrate", "Migrations", "none is pending"));
+        }
+        let mut control = self.control(stop);
+        self.keep.take_post(&mut control)?;
+        Ok(checks)
+    }
+
+    fn verify(&mut self, release: &Release) -> Result<Vec<Check>, Failure> {
+        if !self.exists()? {
+            let why = format!("{} does not exist, and the new release runs", self.settings.file.display());
+            return Ok(vec![
+                Check::fail("verify.script", "The database is there", why)
+                    .with("next", "let the app open the file named by DATABASE_PATH"),
+            ]);
+        }
+        let now = self.counts()?;
+        let schema = now.schema_hash();
+        let mut checks = Vec::new();
+        if let Some(before) =
+            self.keep.pre_counts()?.or_else(|| self.backup.as_ref().map(|b| b.manifest.content.clone()))
+        {
+            let (before, after) = (self.as_evidence(&before), self.as_evidence(&now));
+            checks.push(
+                Check::pass("verify.counts", "Rows before and after")
+                    .with("before", before)
+                    .with("after", after),
+            );
+        }
+        let mut versions = match self.settings.migrations.clone() {
+            Migrations::Folder(folder) => {
+                let files = self.files(release, &folder)?;
+                let status = history::status(&self.settings.file, &files)
+                    .map_err(|e| migration_failure("the applied migrations cannot be read", &e))?;
+                let expected: Vec<u64> = files.all.iter().map(|m| m.version).collect();
+                let applied: Vec<u64> = status.applied.iter().filter_map(|a| a.version).collect();
+                let check = if status.pending.is_empty() {
+                    Check::pass("verify.versions", "Expected migration versions applied")
+                } else {
+                    let why = format!("not applied: {:?}", status.pending);
+                    Check::fail("verify.versions", "Expected migration versions applied", why)
+                };
+                check.with("expected", expected).with("applied", applied)
+            }
+            Migrations::Commands(_) | Migrations::App => {
+                Check::skipped("verify.versions", "Migration versions", "the app keeps them itself")
+            }
+        };
+        versions = versions.with("schema", schema);
+        checks.push(versions);
+        let mut control = Control::quiet(Stop::new());
+        let report = verify::database(&self.settings.file, &mut control)
+            .map_err(|e| failure("the database cannot be verified", &e))?;
+        let script = if report.sound() {
+            Check::pass("verify.script", "Database verified")
+        } else {
+            Check::fail("verify.script", "Database verified", report.failures().join("; "))
+        };
+        checks.push(script.with("unchecked", report.unchecked()));
+        Ok(checks)
+    }
+
+    fn restore(&mut self, acknowledged: &[String]) -> Result<Restored, Failure> {
+        // It must not stand in the way of the restore.
+        self.watcher = None;
+        let mut control = Control::quiet(Stop::new());
+        self.keep.restore(acknowledged, &mut control)
+    }
+
+    fn tidy(&mut self) -> Result<(), Failure> {
+        self.watcher = None;
+        self.keep.tidy()
+    }
+}
+
+impl RunDatabase {
+    /// A rollback of code alone is safe when the database still has the schema that the earlier release ran with.
+    fn fits_earlier(&self, release: &Release) -> Result<(Rehearsal, Vec<Check>), Failure> {
+        let now = self.counts()?.schema_hash();
+        let why = match &self.settings.earlier_schema {
+            Some(earlier) if *earlier == now => {
+                let check = Check::pass("pre.rollback", "The earlier release fits the database")
+                    .with("mode", "code-only")
+                    .with("schema", now);
+                return Ok((Rehearsal::default(), vec![check]));
+            }
+            Some(_) => {
+                "the schema has changed since that release was live: a migration lies between".to_owned()
+            }
+            None => "no run has recorded the schema that it ran with".to_owned(),
+        };
+        Err(Failure {
+            kind: FailureKind::Blocked,
+            what: format!("going back to {} would need the data to go back too", release.id),
+            why,
+            next:
+                "deploy a commit that reverts the code and keeps the schema (git revert), or mend it forward"
+                    .into(),
+        })
+    }
+}
+
+/// The database must not know migrations that the release does not, nor others under the same number.
+fn fits(status: &history::Status) -> Result<(), Failure> {
+    if !status.missing_files.is_empty() {
+        let versions: Vec<&str> = status.missing_files.iter().map(|a| a.written.as_str()).collect();
+        return Err(Failure::failed(
+            "the database is newer than this release, or belongs to another app",
+            format!("it has had migrations that the release has no file for: {}", versions.join(", ")),
+            "deploy a commit that has those migrations, or correct [database].url",
+        ));
+    }
+    if !status.edited.is_empty() {
+        return Err(Failure::failed(
+            "migrations that were applied have been edited since",
+            format!("the files of these versions differ from what was applied: {:?}", status.edited),
+            "put the files back as they were, and make the change in a new migration",
+        ));
+    }
+    if !status.failed.is_empty() {
+        return Err(Failure::failed(
+            "schema_version says that a migration failed before",
+            format!("not applied: {}", status.failed.join(", ")),
+            "mend the database, then set the row's status to 'applied' or delete it",
+        ));
+    }
+    Ok(())
+}
+
+/// An empty database that SQLite has written its header to.
+fn make_empty(path: &Path) -> Result<(), Failure> {
+    let made = open_own(path, ForeignKeys::Off).and_then(|connection| {
+        connection
+            .execute_batch(
+                "BEGIN IMMEDIATE; CREATE TABLE plimsoll_empty(x); DROP TABLE plimsoll_empty; COMMIT;",
+            )
+            .map_err(|e| sqlite::Error::of(path, "creating", &e))
+    });
+    made.map_err(|e| failure("an empty database could not be made", &e))?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(durable::PRIVATE);
+    fs::set_permissions(path, private).map_err(|e| io_failure("the new database", path, &e))
+}
+
+/// Another SQLite file beside the place where the database should be: the path is probably mistyped.
+fn other_database(file: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(file.parent()?).ok()?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && path != file)
+        .filter(|path| {
+            let mut magic = [0; 16];
+            let read = fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut magic));
+            read.is_ok() && &magic == b"SQLite format 3\0"
+        })
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+/// A sqlite error as a failure.
+pub(crate) fn failure(what: &str, error: &sqlite::Error) -> Failure {
+    let kind = match error {
+        sqlite::Error::Stopped { .. } => FailureKind::Interrupted,
+        _ => FailureKind::Failed,
+    };
+    Failure::failed(what, error.to_string(), error.hint()).of_kind(kind)
+}
+
+fn migration_failure(what: &str, error: &migrate::Error) -> Failure {
+    let kind = match error {
+        migrate::Error::Loss { .. } => FailureKind::Blocked,
+        migrate::Error::Database(sqlite::Error::Stopped { .. }) => FailureKind::Interrupted,
+        _ => FailureKind::Failed,
+    };
+    Failure::failed(what, error.to_string(), error.hint()).of_kind(kind)
+}
+
+pub(crate) fn io_failure(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(
+        format!("{what} could not be written"),
+        format!("{}: {error}", path.display()),
+        "see that the disk has room and the folder may be written to",
+    )
+}
+
+/// The serialized word of an enum.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
