@@ -29,10 +29,7 @@ const MAX_OPENING: usize = 32;
 /// After this a new connection counts as accepted, though its answer takes longer.
 const OPENING: Duration = Duration::from_millis(10);
 /// An idle connection older than this is not used again.
-const IDLE_FOR_REPLAYABLE: Duration = Duration::from_secs(15);
-/// A request that must not be sent twice rides only on a new connection or one used just now. App servers
-/// close idle connections after 2 s (gunicorn) to 75 s; a POST that meets that close can be neither answered nor repeated.
-const IDLE_FOR_OTHERS: Duration = Duration::from_millis(500);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(15);
 /// A listener whose backlog is full drops the first packet, and the kernel repeats it after 1 s, then 2 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After ending requests, how long their futures may take to let go.
@@ -276,8 +273,7 @@ impl Claim {
     }
 
     /// An idle connection that has not been closed by the app, the latest used first.
-    pub(crate) fn idle_connection(&self, replayable: bool) -> Option<Connection> {
-        let limit = if replayable { IDLE_FOR_REPLAYABLE } else { IDLE_FOR_OTHERS };
+    pub(crate) fn idle_connection(&self) -> Option<Connection> {
         let mut stale = Vec::new();
         let mut state = self.backend.state();
         let mut found = None;
@@ -285,10 +281,8 @@ impl Claim {
         while at > 0 && found.is_none() {
             at -= 1;
             let connection = &state.pool[at];
-            if connection.sender.is_closed() || connection.used.elapsed() > IDLE_FOR_REPLAYABLE {
+            if connection.sender.is_closed() || connection.used.elapsed() > MAX_IDLE_TIME {
                 stale.extend(state.pool.remove(at));
-            } else if connection.used.elapsed() > limit {
-                break;
             } else if connection.sender.is_ready() {
                 found = state.pool.remove(at);
             }
@@ -361,7 +355,7 @@ impl Claim {
             state.pool.push_back(connection);
         }
         // After a wave most are not used again; each may cost the app a thread.
-        while state.pool.front().is_some_and(|oldest| oldest.used.elapsed() > IDLE_FOR_REPLAYABLE) {
+        while state.pool.front().is_some_and(|oldest| oldest.used.elapsed() > MAX_IDLE_TIME) {
             state.pool.pop_front();
         }
     }
