@@ -15,6 +15,9 @@ const LINES: usize = 20;
 /// The blanks as the paper words them, in its order: id (any when empty; `back.` as `deploy.`), name, label.
 const LABELS: &[(&str, &str, &str)] = &[
     ("pre.review", "files", "Files changed"),
+    ("pre.review", "insertions", "Lines added"),
+    ("pre.review", "deletions", "Lines removed"),
+    ("pre.review", "commits", "Commits"),
     ("pre.review", "config_names", "Configuration changes (names)"),
     ("pre.review", "schema", "Database schema changes"),
     ("pre.staging", "pending", "Pending migrations"),
@@ -42,6 +45,8 @@ const LABELS: &[(&str, &str, &str)] = &[
     ("deploy.migrate", "versions", "Migrations applied"),
     ("deploy.restart", "startup_ms", "Startup time"),
     ("deploy.restore", "file", "Backup restored"),
+    ("deploy.verify", "passed", "Passed"),
+    ("deploy.verify", "failed", "Failed"),
     ("deploy.code", "release", "Code reverted to"),
     ("verify.versions", "expected", "Expected versions"),
     ("verify.versions", "applied", "Versions"),
@@ -55,9 +60,9 @@ const LABELS: &[(&str, &str, &str)] = &[
     ("", "pid", "Process id"),
     ("", "expected", "Expected"),
     ("", "got", "Got"),
-    ("", "unavailable_ms", "Unavailable for"),
     ("", "ms", "Took"),
     ("", "seconds", "Took"),
+    ("", "unavailable_ms", "Unavailable for"),
 ];
 
 /// One blank of the paper, filled in.
@@ -387,7 +392,7 @@ mod tests {
         let check = Check::pass("verify.counts", "x").with("before", before).with("after", after);
         let shown = shown(check);
         assert!(shown.contains("t29: 2,000 (was 29, +1,971)\n"), "{shown}");
-        assert!(shown.contains("Orders: 1,204 (new)\n") && shown.contains("old: gone (was 5)\n"), "{shown}");
+        assert!(shown.contains("Orders: 1,204 (new)\n") && shown.contains("Old: gone (was 5)\n"), "{shown}");
         assert!(
             shown.contains("t0: 0 (was 0)\n") && shown.contains("Other tables: 18 more, unchanged\n"),
             "{shown}"

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::evidence::{Blank, blanks, duration_ms, one_line, utc};
 use super::markdown::{smoke_cells, step_words, stopped_at, title};
-use super::summary::{Tone, facts, result, standing, verdict_tone, verdict_word};
+use super::summary::{Tone, data, facts, message, result, signer, standing, verdict_tone, verdict_word};
 use super::{Answer, ItemReport, Observed, Report, Span, StepReport, StepState, Trouble};
 use crate::check::{Check, Verdict};
 use crate::checklist::Phase;
@@ -26,10 +26,10 @@ pub fn html(report: &Report) -> String {
         escape(word),
         include_str!("report.css")
     );
-    let (class, message) = (class(tone), escape(&report.message));
+    let (class, message, data) = (class(tone), escape(&message(report)), escape(&data(report)));
     let _ = writeln!(
         out,
-        "<div class=\"result {class}\"><strong>{}</strong><p>{message}</p></div>",
+        "<div class=\"result {class}\"><strong>{}</strong><p>{message}</p><p>Data: {data}.</p></div>",
         escape(word)
     );
     report.undo_failure.iter().chain(&report.failure).for_each(|t| trouble(&mut out, t));
@@ -57,7 +57,7 @@ pub fn html(report: &Report) -> String {
         out.push_str("</ul>\n");
     }
     let (by, at) = (escape(&report.by), escape(&utc(&report.started_at)));
-    let _ = writeln!(out, "<h2>Sign-off</h2>\n<p>Deployed by: {by} ({at})</p>");
+    let _ = writeln!(out, "<h2>Sign-off</h2>\n<p>{}: {by} ({at})</p>", signer(report));
     if report.item("after.sign").is_none_or(|item| item.checks.is_empty()) {
         out.push_str("<p>Verified by: ____________________ Date and time: ____________________</p>\n");
     }
@@ -75,9 +75,10 @@ fn class(tone: Tone) -> &'static str {
 }
 
 fn trouble(out: &mut String, trouble: &Trouble) {
-    let step = trouble.step.map_or_else(String::new, |s| format!(" at “{}”", s.title()));
+    let step = trouble.step.map_or_else(String::new, |s| format!("at “{}”", s.title()));
     let what = escape(&trouble.what);
-    let _ = write!(out, "<div class=\"trouble\"><p><b class=\"bad\">FAILED{}:</b> {what}</p>", escape(&step));
+    let _ =
+        write!(out, "<div class=\"trouble\"><p><b class=\"bad\">FAILED {}:</b> {what}</p>", escape(&step));
     for (label, words) in [("Why", &trouble.why), ("Next", &trouble.next)] {
         if !words.is_empty() {
             let _ = write!(out, "<p><b>{label}:</b> {}</p>", escape(words));
@@ -98,7 +99,7 @@ fn timelines(out: &mut String, report: &Report) {
         && hold.ms < end / ENLARGE_BELOW
     {
         let waited = duration_ms(hold.ms);
-        let _ = writeln!(out, "<h2>The {waited} in which users waited, enlarged</h2>");
+        let _ = writeln!(out, "<h3>The {waited} in which users waited, enlarged</h3>");
         timeline(out, report, hold);
     }
     out.push_str("<p class=\"key\"><i></i>step");
@@ -125,7 +126,7 @@ fn timeline(out: &mut String, report: &Report, window: Span) {
         if !spans.iter().flatten().any(within) {
             continue;
         }
-        let (name, words) = (escape(step.title), escape(&step_words(step)));
+        let (name, words) = (escape(step.title), escape(step_words(step).trim_start_matches("done, ")));
         let tone = if step.state == StepState::Failed { "bad" } else { "note" };
         let _ = write!(out, "<div>{name}");
         if step.state != StepState::Done {
@@ -179,11 +180,12 @@ fn form(out: &mut String, item: &ItemReport) {
         [one] => Some(one),
         _ => None,
     };
-    if let Some(seen) = one {
-        let _ = write!(out, " — {}", escape(&seen.check.name));
-    }
-    if !words.is_empty() {
-        let _ = write!(out, " <span class=\"note\">{}</span>", escape(&words));
+    let name = one.map(|seen| escape(&seen.check.name)).unwrap_or_default();
+    let note =
+        if words.is_empty() { words } else { format!("<span class=\"note\">{}</span>", escape(&words)) };
+    let parts: Vec<&str> = [name.as_str(), &note].into_iter().filter(|part| !part.is_empty()).collect();
+    if !parts.is_empty() {
+        let _ = write!(out, " — {}", parts.join(": "));
     }
     if item.id == "verify.smoke" && !item.checks.is_empty() {
         smoke(out, &item.checks);
@@ -274,4 +276,50 @@ fn escape_lines(words: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn one_file_without_scripts_or_anything_from_outside() {
+        for entries in [sample::live(), sample::undone(), sample::frozen(), sample::rolled_back()] {
+            let page = html(&Report::of(&entries));
+            for foreign in
+                ["<script", "http://", "https://", "src=", "href=", "url(", "@import", "javascript:"]
+            {
+                assert!(!page.contains(foreign), "{foreign} in the page");
+            }
+        }
+    }
+
+    #[test]
+    fn every_element_that_is_opened_is_closed() {
+        for entries in [sample::live(), sample::undone(), sample::frozen(), sample::rolled_back()] {
+            let page = html(&Report::of(&entries));
+            let mut open = Vec::new();
+            for tag in page.split('<').skip(1).filter(|t| !t.starts_with('!')) {
+                let name: String =
+                    tag.trim_start_matches('/').chars().take_while(char::is_ascii_alphanumeric).collect();
+                match (tag.starts_with('/'), name.as_str()) {
+                    (_, "meta" | "br") => {}
+                    (false, _) => open.push(name),
+                    (true, _) => assert_eq!(open.pop().as_deref(), Some(name.as_str()), "{tag}"),
+                }
+            }
+            assert!(open.is_empty(), "left open: {open:?}");
+        }
+    }
+
+    #[test]
+    fn the_hold_is_marked_and_enlarged() {
+        let page = html(&Report::of(&sample::live()));
+        assert!(page.contains("The 900 ms in which users waited, enlarged"));
+        let enlarged = page.split("enlarged</h3>").nth(1).unwrap();
+        assert!(enlarged.contains("<i class=\"hold\" style=\"left:0.00%;width:100.00%\">"), "{enlarged}");
+        assert!(!enlarged.split("</div>\n</div>").next().unwrap().contains("Back up the database"));
+        assert!(!html(&Report::of(&sample::rolled_back())).contains("<i class=\"hold\""));
+    }
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::evidence::{blanks, duration_ms, one_line, text};
-use super::summary::{backup, result, standing, tally, verdict_word};
-use super::{Report, evidence};
+use super::summary::{backup, message, result, standing, tally, verdict_word};
+use super::{Report, evidence, leaves_something};
 use crate::check::Check;
 use crate::record::{Entry, Event};
 
@@ -13,10 +13,11 @@ use crate::record::{Entry, Event};
 pub fn log(entries: &[Entry]) -> String {
     let mut out = String::new();
     for entry in entries {
-        let _ = writeln!(out, "{}  {}", one_line(&entry.at), one_line(&event(&entry.event)));
+        let indent = if matches!(entry.event, Event::Checked { .. }) { "  " } else { "" };
+        let _ = writeln!(out, "{}  {indent}{}", one_line(&entry.at), one_line(&event(&entry.event)));
     }
     let report = Report::of(entries);
-    let _ = writeln!(out, "\nResult: {}. {}", result(&report).1, one_line(&report.message));
+    let _ = writeln!(out, "\nResult: {}. {}", result(&report).1, message(&report));
     let location = backup(&report).unwrap_or_else(|| "no backup was made in this run".to_owned());
     let _ = writeln!(out, "Backup location: {location}");
     for (heading, ids) in [
@@ -32,7 +33,7 @@ pub fn log(entries: &[Entry]) -> String {
             }
         }
     }
-    let _ = writeln!(out, "\nVerification results: {}", tally(&report));
+    let _ = writeln!(out, "\nVerification results:");
     for item in report.items.iter().filter(|item| item.phase == "verify" || item.id == "back.verify") {
         let (_, mark, words) = standing(item);
         let _ = writeln!(out, "  {}: {}", item.title, state(mark, &words));
@@ -40,6 +41,7 @@ pub fn log(entries: &[Entry]) -> String {
             let _ = writeln!(out, "    {}", check(&seen.check));
         }
     }
+    let _ = writeln!(out, "\nAll checks of the run: {}", tally(&report));
     out
 }
 
@@ -95,7 +97,7 @@ fn event(event: &Event) -> String {
         }
         Event::StepStarted { step } => format!("{}: started", step.title()),
         Event::Held { .. } => "the door is being shut: requests wait".to_owned(),
-        Event::Checked { check: seen, .. } => format!("  {}", check(seen)),
+        Event::Checked { check: seen, .. } => check(seen),
         Event::StepDone { step, ms } => format!("{}: done in {}", step.title(), duration_ms(*ms)),
         Event::StepFailed { step, failure, ms } => {
             let next = if failure.next.is_empty() { "" } else { "; next: " };
@@ -103,6 +105,10 @@ fn event(event: &Event) -> String {
         }
         Event::Committed { release } => format!("COMMIT POINT: {release} may take writes from here"),
         Event::UndoStarted { why } => format!("UNDO started: {why}"),
+        // The undo passes every step; "undone" at the backup would make a person fear for it.
+        Event::UndoneStep { step, .. } if !leaves_something(*step) => {
+            format!("{}: nothing to undo", step.title())
+        }
         Event::UndoingStep { step } => format!("{}: undoing", step.title()),
         Event::UndoneStep { step, ms } => format!("{}: undone in {}", step.title(), duration_ms(*ms)),
         Event::UndoFailed { step, failure } => {
@@ -133,4 +139,133 @@ fn check(check: &Check) -> String {
     words.retain(|w| !w.is_empty());
     let after = if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) };
     format!("{} [{}] {}{after}", verdict_word(check.verdict), check.id, one_line(&check.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn the_log_of_an_undone_run() {
+        insta::assert_snapshot!(log(&sample::undone()), @r#"
+        2026-11-23T03:48:00.000Z  run 12 started: deploy of main for grocery, asked by asha; live: 000011-77b0e02; plimsoll 0.1.0
+        2026-11-23T03:48:00.000Z  Fetch the code: started
+        2026-11-23T03:48:00.640Z  release 000012-3fa9c1b: commit 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b on main: Cart: keep <script>alert('x')</script> & *bold* | as text, by Ravi Kumar
+        2026-11-23T03:48:00.640Z    pass [deploy.pull] Branch main pulled, no conflicts (Branch pulled: main; Commit hash: 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b; Author: Ravi Kumar; Subject: Cart: keep <script>alert('x')</script> & *bold* | as text; Release: 000012-3fa9c1b)
+        2026-11-23T03:48:00.640Z    pass [pre.review] Changes since 000011-77b0e02 (Files changed: app.py, migrations/0007_split_address.sql, templates/cart.html; Lines added: 182; Lines removed: 40; Commits: 3; Configuration changes (names): none)
+        2026-11-23T03:48:00.640Z  Fetch the code: done in 640 ms
+        2026-11-23T03:48:00.640Z  Build the release: started
+        2026-11-23T03:48:14.890Z    pass [deploy.install] All build commands ended with 0 (Commands: python3 -m venv .venv, .venv/bin/pip install -r requirements.txt; Took: 14.2 s; Output: Collecting flask / Successfully installed flask-3.1.0)
+        2026-11-23T03:48:14.890Z  Build the release: done in 14.2 s
+        2026-11-23T03:48:14.890Z  Back up the database: started
+        2026-11-23T03:48:17.190Z    pass [backup.create] Full backup of shared/store.db (Backup file created: backups/store.db.backup.20261123_034815; File size: 12.4 MB; Took: 845 ms)
+        2026-11-23T03:48:17.190Z    pass [backup.verify] Read back and verified (Integrity check: ok; Foreign keys: yes; SHA-256: 9f2c1d; Took: 1.3 s)
+        2026-11-23T03:48:17.190Z    pass [backup.counts] Rows before the deployment (Products: 60; Orders: 1,204; Users: 311; Regions: 8)
+        2026-11-23T03:48:17.190Z    not applicable [backup.second] Second copy (no destination is configured)
+        2026-11-23T03:48:17.190Z  Back up the database: done in 2.3 s
+        2026-11-23T03:48:17.190Z  Rehearse on a copy: started
+        2026-11-23T03:48:20.290Z    pass [pre.staging] Migrations on a copy (Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms)
+        2026-11-23T03:48:20.290Z    pass [pre.staging] Old release on the migrated copy (Took: 912 ms)
+        2026-11-23T03:48:20.290Z    pass [pre.rollback] The restore was rehearsed (Estimated rollback time: 310 ms; Rollback mode: undo)
+        2026-11-23T03:48:20.290Z  Rehearse on a copy: done in 3.1 s
+        2026-11-23T03:48:20.290Z  planned: hold, predicted hold 650 ms; 1 pending migration(s) took 45 ms on a copy of the database; pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off)
+        2026-11-23T03:48:20.290Z  Hold requests at the door: started
+        2026-11-23T03:48:20.290Z  the door is being shut: requests wait
+        2026-11-23T03:48:20.320Z  Hold requests at the door: done in 30 ms
+        2026-11-23T03:48:20.320Z  Stop the workers: started
+        2026-11-23T03:48:20.325Z  Stop the workers: done in 5 ms
+        2026-11-23T03:48:20.325Z  Stop the old release: started
+        2026-11-23T03:48:20.435Z    pass [deploy.stop] 000011-77b0e02 stopped (Strategy: hold; Requests that waited: 3; Requests under way: 1; Drained in: 28 ms; Stopped in: 110 ms)
+        2026-11-23T03:48:20.435Z  Stop the old release: done in 110 ms
+        2026-11-23T03:48:20.435Z  Take the final snapshot: started
+        2026-11-23T03:48:20.496Z  Take the final snapshot: done in 61 ms
+        2026-11-23T03:48:20.496Z  Migrate the database: started
+        2026-11-23T03:48:20.548Z    pass [deploy.migrate] Migrations applied (Migrations applied: v7: split_address (48 ms); Took: 52 ms; Class: rebuild; Mode: foreign keys off)
+        2026-11-23T03:48:20.548Z  Migrate the database: done in 52 ms
+        2026-11-23T03:48:20.548Z  Make the release current: started
+        2026-11-23T03:48:20.552Z  Make the release current: done in 4 ms
+        2026-11-23T03:48:20.552Z  Start the new release: started
+        2026-11-23T03:48:20.942Z    pass [deploy.restart] The new release answers with its own id (Startup time: 388 ms; Release: 000012-3fa9c1b; Process id: 41377; Port: 40123)
+        2026-11-23T03:48:20.942Z  Start the new release: done in 390 ms
+        2026-11-23T03:48:20.942Z  Prove the new release: started
+        2026-11-23T03:48:21.140Z    pass [verify.smoke] Homepage loads without errors (Took: 12 ms; Status: 200; Steps: 1)
+        2026-11-23T03:48:21.140Z    pass [verify.smoke] Product listing shows all items (Took: 45 ms; Status: 200; Steps: 1)
+        2026-11-23T03:48:21.140Z    pass [verify.smoke] Admin login works (Took: 130 ms; Status: 200; Steps: 1)
+        2026-11-23T03:48:21.140Z    FAILED [verify.smoke] Checkout process works (the answer was 500 instead of 303; Expected: 303; Got: 500: no such column: street; Took: 71 ms; Status: 500)
+        2026-11-23T03:48:21.140Z  Prove the new release: FAILED after 198 ms: Checkout process works failed: the answer was 500 instead of 303; next: mend it and deploy again; `plimsoll show` has the evidence of "Prove the new release"
+        2026-11-23T03:48:21.140Z  UNDO started: Checkout process works failed: the answer was 500 instead of 303
+        2026-11-23T03:48:21.140Z  Prove the new release: undoing
+        2026-11-23T03:48:21.140Z  Prove the new release: nothing to undo
+        2026-11-23T03:48:21.140Z  Start the new release: undoing
+        2026-11-23T03:48:21.235Z    pass [deploy.stop] 000012-3fa9c1b stopped (Stopped in: 95 ms)
+        2026-11-23T03:48:21.235Z  Start the new release: undone in 95 ms
+        2026-11-23T03:48:21.235Z  Make the release current: undoing
+        2026-11-23T03:48:21.238Z  Make the release current: undone in 3 ms
+        2026-11-23T03:48:21.238Z  Migrate the database: undoing
+        2026-11-23T03:48:21.358Z    pass [back.restore] PRE put back and verified (Backup restored: runs/000012/pre.db; Integrity: ok)
+        2026-11-23T03:48:21.358Z    pass [back.rows] Nobody else wrote in the hold (Set aside rows: 0)
+        2026-11-23T03:48:21.358Z  Migrate the database: undone in 120 ms
+        2026-11-23T03:48:21.358Z  Take the final snapshot: undoing
+        2026-11-23T03:48:21.358Z  Take the final snapshot: nothing to undo
+        2026-11-23T03:48:21.358Z  Stop the old release: undoing
+        2026-11-23T03:48:21.763Z    pass [deploy.restart] The old release answers (Startup time: 402 ms; Process id: 41400)
+        2026-11-23T03:48:21.763Z  Stop the old release: undone in 405 ms
+        2026-11-23T03:48:21.763Z  Stop the workers: undoing
+        2026-11-23T03:48:21.765Z  Stop the workers: undone in 2 ms
+        2026-11-23T03:48:21.765Z  Hold requests at the door: undoing
+        2026-11-23T03:48:21.767Z  Hold requests at the door: undone in 2 ms
+        2026-11-23T03:48:21.767Z  Rehearse on a copy: undoing
+        2026-11-23T03:48:21.769Z  Rehearse on a copy: nothing to undo
+        2026-11-23T03:48:21.769Z  Back up the database: undoing
+        2026-11-23T03:48:21.771Z  Back up the database: nothing to undo
+        2026-11-23T03:48:21.771Z  Build the release: undoing
+        2026-11-23T03:48:21.773Z  Build the release: undone in 2 ms
+        2026-11-23T03:48:21.773Z  Fetch the code: undoing
+        2026-11-23T03:48:21.775Z  Fetch the code: nothing to undo
+        2026-11-23T03:48:21.775Z  ended: undone, exit 1, after 21.8 s, users waited 1.5 s: Undone: production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms.
+
+        Result: NOT LIVE: UNDONE. Production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms.
+        Backup location: backups/store.db.backup.20261123_034815
+
+        Backup:
+          Verify backup integrity: pass
+            Integrity check: ok
+            Foreign keys: yes
+            SHA-256: 9f2c1d
+            Took: 1.3 s
+          Second copy on a drive/NAS or in S3: not applicable: no destination is configured
+          Record primary, secondary, timestamp, counts: not looked at in this run
+
+        Data counts:
+          Row counts before: products, orders, users, regions: pass
+            Products: 60
+            Orders: 1,204
+            Users: 311
+            Regions: 8
+          Counts match the ones before: not looked at in this run
+
+        Verification results:
+          Verification script: overall, failed checks: not looked at in this run
+          Counts match the ones before: not looked at in this run
+          Expected migration versions applied: not looked at in this run
+          Homepage, listing, search, cart, checkout, admin login, products, orders: FAILED: the answer was 500 instead of 303
+            pass [verify.smoke] Homepage loads without errors (Took: 12 ms; Status: 200; Steps: 1)
+            pass [verify.smoke] Product listing shows all items (Took: 45 ms; Status: 200; Steps: 1)
+            pass [verify.smoke] Admin login works (Took: 130 ms; Status: 200; Steps: 1)
+            FAILED [verify.smoke] Checkout process works (the answer was 500 instead of 303; Expected: 303; Got: 500: no such column: street; Took: 71 ms; Status: 500)
+          No errors in the logs: not looked at in this run
+          Error rate for 10 minutes; new errors: not looked at in this run: the run did not come to "Watch for errors"
+          Query time, page load, API response; slow queries: not looked at in this run
+          Verify the rollback: not looked at in this run
+
+        All checks of the run: 21 passed, 1 FAILED, 1 not applicable
+        "#);
+    }
+
+    #[test]
+    fn the_name_comes_from_the_first_event() {
+        assert_eq!(log_name(&sample::live()), "deployment_20261123_0348.log");
+        assert_eq!(log_name(&[]), "deployment_00000000_0000.log");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::evidence::{Blank, blanks, duration_ms, one_line, text, utc};
-use super::summary::{facts, result, standing, verdict_word};
+use super::summary::{data, facts, message, result, signer, standing, verdict_word};
 use super::{Answer, ItemReport, Observed, Report, StepReport, Trouble};
 use crate::check::{Check, Verdict};
 use crate::checklist::Phase;
@@ -14,7 +14,10 @@ pub fn markdown(report: &Report) -> String {
     let mut out = String::new();
     let release = report.release.as_ref().map_or_else(String::new, |r| format!(" {}", r.id));
     heading(&mut out, 1, &format!("{} of {}{release}", title(report), report.app));
-    line(&mut out, &format!("**{}.** {}", result(report).1, escape(&report.message)));
+    line(
+        &mut out,
+        &format!("**{}.** {} Data: {}.", result(report).1, escape(&message(report)), escape(&data(report))),
+    );
     for trouble in report.undo_failure.iter().chain(&report.failure) {
         out.push('\n');
         failure(&mut out, trouble);
@@ -54,7 +57,7 @@ pub fn markdown(report: &Report) -> String {
         line(&mut out, &format!("- {}", escape(warning)));
     }
     heading(&mut out, 2, "Sign-off");
-    line(&mut out, &format!("- Deployed by: {} ({})", escape(&report.by), utc(&report.started_at)));
+    line(&mut out, &format!("- {}: {} ({})", signer(report), escape(&report.by), utc(&report.started_at)));
     signatures(&mut out, report);
     out
 }
@@ -225,4 +228,445 @@ fn escape(words: &str) -> String {
         before = c;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn a_deployment_that_went_well() {
+        insta::assert_snapshot!(markdown(&Report::of(&sample::live())), @r#"
+        # Deployment of grocery 000012-3fa9c1b
+
+        **LIVE.** Release 000012-3fa9c1b serves. Requests waited up to 900 ms. Data: row counts were compared and are as they should be; verified backup: backups/store.db.backup.20261123_034815.
+
+        | | |
+        |---|---|
+        | Run | 12 (deploy of grocery) |
+        | Deployed by | asha |
+        | Asked for | main |
+        | Release | 000012-3fa9c1b |
+        | Commit | 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b on main |
+        | Changes | Cart: keep \<script>alert('x')\</script> & \*bold\* \| as text, by Ravi Kumar |
+        | Live before | 000011-77b0e02 |
+        | Started | 2026-11-23 03:48:00 UTC |
+        | Ended | 2026-11-23 03:49:21 UTC, after 1 min 21 s |
+        | Users | waited up to 900 ms (predicted 650 ms) |
+        | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
+        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off) |
+        | Acknowledged | drop:sso_nonce |
+        | Checks | 19 passed, 1 unknown, 1 not applicable |
+        | Exit code | 0 |
+
+        ## Before the deployment
+
+        - [x] **Review changes: files, schema, configuration** — Changes since 000011-77b0e02
+          - Files changed: app.py, migrations/0007_split_address.sql, templates/cart.html
+          - Lines added: 182
+          - Lines removed: 40
+          - Commits: 3
+          - Configuration changes (names): none
+        - [ ] **Notify development, DevOps, business; window** — not looked at in this run
+        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
+        - [x] **Test on staging**
+          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms
+          - pass: Old release on the migrated copy — Took: 912 ms
+        - [x] **Prepare the rollback plan: backup, steps, minutes** — The restore was rehearsed
+          - Estimated rollback time: 310 ms
+          - Rollback mode: undo
+
+        ## Backup
+
+        - [x] **Full backup: file, size, verified** — Full backup of shared/store.db
+          - Backup file created: backups/store.db.backup.20261123_034815
+          - File size: 12.4 MB
+          - Took: 845 ms
+        - [x] **Verify backup integrity** — Read back and verified
+          - Integrity check: ok
+          - Foreign keys: yes
+          - SHA-256: 9f2c1d
+          - Took: 1.3 s
+        - [ ] **not applicable: Second copy on a drive/NAS or in S3** — Second copy: no destination is configured
+        - [ ] **Record primary, secondary, timestamp, counts** — not looked at in this run
+        - [x] **Row counts before: products, orders, users, regions** — Rows before the deployment
+          - Products: 60
+          - Orders: 1,204
+          - Users: 311
+          - Regions: 8
+
+        ## Deployment
+
+        - [x] **Stop the application (only if needed): status, time** — 000011-77b0e02 stopped
+          - Time stopped: 2026-11-23 03:48:20 UTC
+          - Strategy: hold
+          - Requests that waited: 3
+          - Requests under way: 1
+          - Drained in: 28 ms
+          - Stopped in: 110 ms
+        - [x] **Pull the code: branch, commit, conflicts** — Branch main pulled, no conflicts
+          - Branch pulled: main
+          - Commit hash: 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b
+          - Author: Ravi Kumar
+          - Subject: Cart: keep \<script>alert('x')\</script> & \*bold\* \| as text
+          - Release: 000012-3fa9c1b
+        - [x] **Install dependencies: all installed, messages** — All build commands ended with 0
+          - Commands: python3 -m venv .venv, .venv/bin/pip install -r requirements.txt
+          - Took: 14.2 s
+          - Output:
+
+            ```
+            Collecting flask
+            Successfully installed flask-3.1.0
+            ```
+
+        - [x] **Run migrations: applied, log** — Migrations applied
+          - Migrations applied: v7: split_address (48 ms)
+          - Took: 52 ms
+          - Class: rebuild
+          - Mode: foreign keys off
+        - [x] **Restart: started, startup time** — The new release answers with its own id
+          - Startup time: 388 ms
+          - Release: 000012-3fa9c1b
+          - Process id: 41377
+          - Port: 40123
+
+        ## Verification
+
+        - [ ] **UNKNOWN: Verification script: overall, failed checks** — plimsoll verify: no learned schema to compare with yet
+        - [x] **Counts match the ones before** — Rows before and after
+          - Products: 60 (was 60)
+          - Orders: 1,204 (was 1,204)
+          - Users: 311 (was 311)
+          - Regions: 8 (was 8)
+        - [x] **Expected migration versions applied** — schema_version
+          - Expected versions: 1, 2, 3, 4, 5, 6, 7
+          - Versions: 1, 2, 3, 4, 5, 6, 7
+        - [x] **Homepage, listing, search, cart, checkout, admin login, products, orders**
+
+          | Test | Verdict | Status | Took | Seen |
+          |---|---|---|---|---|
+          | Homepage loads without errors | pass | 200 | 12 ms |  |
+          | Product listing shows all items | pass | 200 | 45 ms |  |
+          | Admin login works | pass | 200 | 130 ms |  |
+
+        - [ ] **No errors in the logs** — not looked at in this run
+        - [x] **Error rate for 10 minutes; new errors** — Errors since the switch
+          - Requests: 18,240
+          - Errors: 2
+          - Error rate: 0.01 %
+        - [x] **Query time, page load, API response; slow queries** — Live traffic
+          - Half of the answers within: 11 ms
+          - 99 of 100 answers within: 84 ms
+
+        ## Monitoring
+
+        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run
+        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run
+        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
+        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
+        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
+        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME
+
+        ## Rollback and diagnosis
+
+        - [ ] **Rollback: stop** — not needed: the deployment went well
+        - [ ] **Restore primary or secondary backup; verified** — not needed: the deployment went well
+        - [ ] **Orders placed since the backup** — not needed: the deployment went well
+        - [ ] **Revert the code** — not needed: the deployment went well
+        - [ ] **Restart** — not needed: the deployment went well
+        - [ ] **Verify the rollback** — not needed: the deployment went well
+        - [ ] **Notify stakeholders, reason** — not needed: the deployment went well
+        - [ ] **Under 5 minutes** — not needed: the deployment went well
+        - [ ] **Logs, database report, system information** — not needed: the deployment went well
+        - [ ] **Post-mortem: what, root cause, prevention** — not needed: the deployment went well
+
+        ## After the deployment
+
+        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run
+        - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
+        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
+        - [ ] **Send the summary: changes, results, issues** — not looked at in this run
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign RUN --as verifier --name NAME
+        - [ ] **Support contacts by role** — not looked at in this run
+        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
+
+        ## Steps
+
+        | Step | Result | Began after | Took |
+        |---|---|---|---|
+        | Fetch the code | done | 0 ms | 640 ms |
+        | Build the release | done | 640 ms | 14.2 s |
+        | Back up the database | done | 14.9 s | 2.3 s |
+        | Rehearse on a copy | done | 17.2 s | 3.1 s |
+        | Hold requests at the door | done | 20.3 s | 30 ms |
+        | Stop the workers | done | 20.3 s | 5 ms |
+        | Stop the old release | done | 20.3 s | 110 ms |
+        | Take the final snapshot | done | 20.4 s | 61 ms |
+        | Migrate the database | done | 20.5 s | 52 ms |
+        | Make the release current | done | 20.5 s | 4 ms |
+        | Start the new release | done | 20.6 s | 390 ms |
+        | Prove the new release | done | 20.9 s | 240 ms |
+        | Commit point | done | 21.2 s | 0 ms |
+        | Open the door | done | 21.2 s | 8 ms |
+        | Start the workers | done | 21.2 s | 20 ms |
+        | Watch for errors | done | 21.2 s | 1 min |
+
+        Users had to wait from 20.3 s on, for 900 ms.
+
+        ## Warnings
+
+        - the old release's log could not be compressed
+
+        ## Sign-off
+
+        - Deployed by: asha (2026-11-23 03:48:00 UTC)
+        - Verified by: ____________ Date: ____________ Time: ____________
+        - Issues encountered: none recorded
+        - Log: deployment_20261123_0348.log
+        "#);
+    }
+
+    #[test]
+    fn a_deployment_that_was_undone() {
+        insta::assert_snapshot!(markdown(&Report::of(&sample::undone())), @r#"
+        # Deployment of grocery 000012-3fa9c1b
+
+        **NOT LIVE: UNDONE.** Production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms. Data: the database was put back as it was; verified backup: backups/store.db.backup.20261123_034815.
+
+        > **FAILED at "Prove the new release":** Checkout process works failed
+        >
+        > **Why:** the answer was 500 instead of 303
+        >
+        > **Next:** mend it and deploy again; \`plimsoll show\` has the evidence of "Prove the new release"
+
+        | | |
+        |---|---|
+        | Run | 12 (deploy of grocery) |
+        | Deployed by | asha |
+        | Asked for | main |
+        | Release | 000012-3fa9c1b |
+        | Commit | 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b on main |
+        | Changes | Cart: keep \<script>alert('x')\</script> & \*bold\* \| as text, by Ravi Kumar |
+        | Live before | 000011-77b0e02 |
+        | Started | 2026-11-23 03:48:00 UTC |
+        | Ended | 2026-11-23 03:48:21 UTC, after 21.8 s |
+        | Users | waited up to 1.5 s (predicted 650 ms) |
+        | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
+        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off) |
+        | Acknowledged | drop:sso_nonce |
+        | Checks | 21 passed, 1 FAILED, 1 not applicable |
+        | Exit code | 1 |
+
+        ## Before the deployment
+
+        - [x] **Review changes: files, schema, configuration** — Changes since 000011-77b0e02
+          - Files changed: app.py, migrations/0007_split_address.sql, templates/cart.html
+          - Lines added: 182
+          - Lines removed: 40
+          - Commits: 3
+          - Configuration changes (names): none
+        - [ ] **Notify development, DevOps, business; window** — not looked at in this run
+        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
+        - [x] **Test on staging**
+          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms
+          - pass: Old release on the migrated copy — Took: 912 ms
+        - [x] **Prepare the rollback plan: backup, steps, minutes** — The restore was rehearsed
+          - Estimated rollback time: 310 ms
+          - Rollback mode: undo
+
+        ## Backup
+
+        - [x] **Full backup: file, size, verified** — Full backup of shared/store.db
+          - Backup file created: backups/store.db.backup.20261123_034815
+          - File size: 12.4 MB
+          - Took: 845 ms
+        - [x] **Verify backup integrity** — Read back and verified
+          - Integrity check: ok
+          - Foreign keys: yes
+          - SHA-256: 9f2c1d
+          - Took: 1.3 s
+        - [ ] **not applicable: Second copy on a drive/NAS or in S3** — Second copy: no destination is configured
+        - [ ] **Record primary, secondary, timestamp, counts** — not looked at in this run
+        - [x] **Row counts before: products, orders, users, regions** — Rows before the deployment
+          - Products: 60
+          - Orders: 1,204
+          - Users: 311
+          - Regions: 8
+
+        ## Deployment
+
+        - [x] **Stop the application (only if needed): status, time** — 000011-77b0e02 stopped
+          - Time stopped: 2026-11-23 03:48:20 UTC
+          - Strategy: hold
+          - Requests that waited: 3
+          - Requests under way: 1
+          - Drained in: 28 ms
+          - Stopped in: 110 ms
+        - [x] **Pull the code: branch, commit, conflicts** — Branch main pulled, no conflicts
+          - Branch pulled: main
+          - Commit hash: 3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b
+          - Author: Ravi Kumar
+          - Subject: Cart: keep \<script>alert('x')\</script> & \*bold\* \| as text
+          - Release: 000012-3fa9c1b
+        - [x] **Install dependencies: all installed, messages** — All build commands ended with 0
+          - Commands: python3 -m venv .venv, .venv/bin/pip install -r requirements.txt
+          - Took: 14.2 s
+          - Output:
+
+            ```
+            Collecting flask
+            Successfully installed flask-3.1.0
+            ```
+
+        - [x] **Run migrations: applied, log** — Migrations applied
+          - Migrations applied: v7: split_address (48 ms)
+          - Took: 52 ms
+          - Class: rebuild
+          - Mode: foreign keys off
+        - [x] **Restart: started, startup time** — The new release answers with its own id
+          - Startup time: 388 ms
+          - Release: 000012-3fa9c1b
+          - Process id: 41377
+          - Port: 40123
+
+        ## Verification
+
+        - [ ] **Verification script: overall, failed checks** — not looked at in this run
+        - [ ] **Counts match the ones before** — not looked at in this run
+        - [ ] **Expected migration versions applied** — not looked at in this run
+        - [ ] **FAILED: Homepage, listing, search, cart, checkout, admin login, products, orders** — the answer was 500 instead of 303
+
+          | Test | Verdict | Status | Took | Seen |
+          |---|---|---|---|---|
+          | Homepage loads without errors | pass | 200 | 12 ms |  |
+          | Product listing shows all items | pass | 200 | 45 ms |  |
+          | Admin login works | pass | 200 | 130 ms |  |
+          | Checkout process works | FAILED | 500 | 71 ms | the answer was 500 instead of 303; expected 303; got 500: no such column: street |
+
+        - [ ] **No errors in the logs** — not looked at in this run
+        - [ ] **Error rate for 10 minutes; new errors** — not looked at in this run: the run did not come to "Watch for errors"
+        - [ ] **Query time, page load, API response; slow queries** — not looked at in this run
+
+        ## Monitoring
+
+        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run
+        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run
+        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
+        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
+        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
+        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME
+
+        ## Rollback and diagnosis
+
+        - [x] **Rollback: stop** — 000012-3fa9c1b stopped
+          - Time stopped: 2026-11-23 03:48:21 UTC
+          - Stopped in: 95 ms
+        - [x] **Restore primary or secondary backup; verified** — PRE put back and verified
+          - Backup restored: runs/000012/pre.db
+          - Integrity: ok
+        - [x] **Orders placed since the backup** — Nobody else wrote in the hold
+          - Set aside rows: 0
+        - [x] **Revert the code** — The earlier release is current again
+          - Code reverted to: 000011-77b0e02
+        - [x] **Restart** — The old release answers
+          - Startup time: 402 ms
+          - Process id: 41400
+        - [ ] **Verify the rollback** — not looked at in this run
+        - [ ] **Notify stakeholders, reason** — not looked at in this run
+        - [x] **Under 5 minutes** — Back within 5 minutes
+          - Took: 635 ms
+          - Unavailable for: 1.5 s
+        - [ ] **Logs, database report, system information** — not looked at in this run
+        - [ ] **open: Post-mortem: what, root cause, prevention** — only a person can know: plimsoll answer diag.post TEXT --by NAME
+
+        ## After the deployment
+
+        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run
+        - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
+        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
+        - [ ] **Send the summary: changes, results, issues** — not looked at in this run
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign RUN --as verifier --name NAME
+        - [ ] **Support contacts by role** — not looked at in this run
+        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
+
+        ## Steps
+
+        | Step | Result | Began after | Took |
+        |---|---|---|---|
+        | Fetch the code | done | 0 ms | 640 ms |
+        | Build the release | done, undone in 2 ms | 640 ms | 14.2 s |
+        | Back up the database | done | 14.9 s | 2.3 s |
+        | Rehearse on a copy | done | 17.2 s | 3.1 s |
+        | Hold requests at the door | done, undone in 2 ms | 20.3 s | 30 ms |
+        | Stop the workers | done, undone in 2 ms | 20.3 s | 5 ms |
+        | Stop the old release | done, undone in 405 ms | 20.3 s | 110 ms |
+        | Take the final snapshot | done | 20.4 s | 61 ms |
+        | Migrate the database | done, undone in 120 ms | 20.5 s | 52 ms |
+        | Make the release current | done, undone in 3 ms | 20.5 s | 4 ms |
+        | Start the new release | done, undone in 95 ms | 20.6 s | 390 ms |
+        | Prove the new release | FAILED | 20.9 s | 198 ms |
+
+        Users had to wait from 20.3 s on, for 1.5 s.
+
+        ## Warnings
+
+        None.
+
+        ## Sign-off
+
+        - Deployed by: asha (2026-11-23 03:48:00 UTC)
+        - Verified by: ____________ Date: ____________ Time: ____________
+        - Issues encountered: Checkout process works failed
+        - Log: deployment_20261123_0348.log
+        "#);
+    }
+
+    #[test]
+    fn a_rollback_fills_in_its_own_part_of_the_paper() {
+        let md = markdown(&Report::of(&sample::rolled_back()));
+        let from = md.find("## Rollback and diagnosis").unwrap();
+        let to = md.find("## After the deployment").unwrap();
+        insta::assert_snapshot!(&md[from..to], @r#"
+        ## Rollback and diagnosis
+
+        - [x] **Rollback: stop** — 000012-3fa9c1b stopped
+          - Time stopped: 2026-11-23 03:48:03 UTC
+          - Stopped in: 60 ms
+        - [ ] **Restore primary or secondary backup; verified** — not needed: the earlier release took the database as it is
+        - [ ] **Orders placed since the backup** — not needed: the earlier release took the database as it is
+        - [x] **Revert the code** — The earlier release is current again
+          - Code reverted to: 000011-77b0e02
+        - [x] **Restart** — The earlier release answers
+          - Startup time: 402 ms
+        - [x] **Verify the rollback** — The checks under Verification, taken together
+          - Passed: 3
+          - Failed: 0
+          - Unknown: 0
+        - [ ] **Notify stakeholders, reason** — not looked at in this run
+        - [x] **Under 5 minutes** — Back within 5 minutes
+          - Took: 3.7 s
+          - Unavailable for: 0 ms
+        - [ ] **Logs, database report, system information** — not needed: the rollback went well; diagnose the deployment that it took back
+        - [ ] **Post-mortem: what, root cause, prevention** — not needed: the rollback went well; diagnose the deployment that it took back
+        "#);
+    }
+
+    #[test]
+    fn output_with_a_fence_in_it_stays_in_its_own() {
+        let mut out = String::new();
+        let value = "a\n```\n# not a heading\n".to_owned();
+        blank(&mut out, "", &Blank { label: "Output".into(), value, block: true });
+        assert_eq!(out, "- Output:\n\n  ````\n  a\n  ```\n  # not a heading\n  ````\n\n");
+    }
+
+    #[test]
+    fn names_stay_readable_and_markup_does_not_work() {
+        assert_eq!(
+            escape("backups/store.db.backup.20261123_034815"),
+            "backups/store.db.backup.20261123_034815"
+        );
+        assert_eq!(escape("_x_ __y__ [a](b) &lt; R&D"), r"\_x\_ \_\_y\_\_ \[a\](b) \&lt; R\&D");
+    }
 }

@@ -7,6 +7,8 @@ mod evidence;
 mod html;
 mod log;
 mod markdown;
+#[cfg(test)]
+mod sample;
 mod summary;
 
 use serde::Serialize;
@@ -14,7 +16,7 @@ use serde::Serialize;
 use crate::check::{Check, Verdict};
 use crate::checklist::{ITEMS, Phase, Who};
 use crate::plan::{Rehearsal, Release, ReleaseId, Step, Strategy};
-use crate::ports::Failure;
+use crate::ports::{Failure, FailureKind};
 use crate::record::{Ending, Entry, Event, Kind, State};
 
 pub use html::html;
@@ -355,6 +357,11 @@ impl Report {
             (Ending::Live, _) if well && (id.starts_with("back.") || id.starts_with("diag.")) => {
                 Some("the deployment went well")
             }
+            (Ending::RolledBack, Kind::Rollback)
+                if matches!(id, "back.restore" | "back.rows") && !self.began(Step::Migrate) =>
+            {
+                Some("the earlier release took the database as it is")
+            }
             (Ending::RolledBack, Kind::Rollback) if well && id.starts_with("diag.") => {
                 Some("the rollback went well; diagnose the deployment that it took back")
             }
@@ -531,15 +538,17 @@ fn open_message(state: &State) -> String {
     let release =
         state.release.as_ref().map_or_else(|| "the release".to_owned(), |r| format!("release {}", r.id));
     if let Some((step, failure)) = &state.undo_failure {
-        let kept = if state.done.contains(&Step::Snapshot) {
-            " The snapshot taken in the hold is kept."
-        } else {
-            ""
-        };
-        return format!(
-            "Not resolved: the undo stopped at \"{}\" ({failure}).{kept} Go on with `plimsoll resume`.",
-            step.title()
-        );
+        let mut words = format!("Not resolved: the undo stopped at \"{}\" ({failure}). ", step.title());
+        if failure.kind == FailureKind::Frozen {
+            words += "Nothing was overwritten. ";
+        }
+        if state.held.is_some() && !state.undone.contains(&Step::Hold) {
+            words += "The door stays shut. ";
+        }
+        if state.done.contains(&Step::Snapshot) {
+            words += "The snapshot taken in the hold is kept. ";
+        }
+        return words + "Go on with `plimsoll resume`.";
     }
     let at = state.started.last().map_or("the beginning", |s| s.title());
     if state.undoing.is_some() {
@@ -635,5 +644,301 @@ fn who_word(who: Who) -> &'static str {
         Who::Auto => "auto",
         Who::Ask => "ask",
         Who::Both => "both",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn all() -> Vec<(&'static str, Vec<Entry>)> {
+        vec![
+            ("live", sample::live()),
+            ("undone", sample::undone()),
+            ("refused", sample::refused()),
+            ("frozen", sample::frozen()),
+            ("rolled back", sample::rolled_back()),
+            ("rebooted", sample::rebooted()),
+            ("nothing", Vec::new()),
+        ]
+    }
+
+    #[test]
+    fn every_box_stands_in_every_form_of_every_run_and_of_every_prefix_of_it() {
+        for (name, entries) in all() {
+            for upto in 0..=entries.len() {
+                let report = Report::of(&entries[..upto]);
+                let (md, page) = (markdown(&report), html(&report));
+                let json = serde_json::to_value(&report).unwrap();
+                for (n, item) in ITEMS.iter().enumerate() {
+                    assert_eq!(json["items"][n]["id"], item.id, "{name} {upto}");
+                    assert!(page.contains(&format!("<li id=\"{}\">", item.id)), "{name} {upto}: {}", item.id);
+                }
+                assert_eq!(md.matches("\n- [").count(), ITEMS.len(), "{name} {upto}");
+                assert!(summary(&report).len() <= 8 && !log(&entries[..upto]).is_empty(), "{name} {upto}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_committer_wrote_is_text_in_every_form() {
+        let mut entries = sample::live();
+        for entry in &mut entries {
+            if let Event::Numbered { release } = &mut entry.event {
+                release.branch = "a</style><img src=x>\u{1b}[2J\nnext".into();
+            }
+        }
+        let report = Report::of(&entries);
+        let page = html(&report);
+        assert!(!page.contains("<script") && !page.contains("<img"), "markup in the page");
+        assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; *bold* | as text"));
+        let md = markdown(&report);
+        assert!(md.contains(r"\<script>alert('x')\</script> & \*bold\* \| as text"), "{md}");
+        for text in [page, md, log(&entries), summary(&report).join("\n")] {
+            assert!(!text.contains('\u{1b}') && !text.contains("\nnext"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failed_check_is_never_hidden_by_one_that_passed() {
+        use Verdict::{Fail, Pass, Skipped, Unknown};
+        let of = |verdicts: &[Verdict]| combined(verdicts.iter().copied());
+        assert_eq!(of(&[Pass, Fail, Unknown, Pass]), Some(Fail));
+        assert_eq!(of(&[Pass, Unknown, Pass]), Some(Unknown));
+        assert_eq!(of(&[Skipped, Pass, Skipped]), Some(Pass));
+        assert_eq!((of(&[Skipped]), of(&[])), (Some(Skipped), None));
+        let report = Report::of(&sample::undone());
+        assert_eq!(report.item("verify.smoke").unwrap().verdict, Some(Fail));
+    }
+
+    #[test]
+    fn a_box_nobody_looked_at_says_so_and_one_that_does_not_apply_says_why() {
+        let live = Report::of(&sample::live());
+        let answer = |report: &Report, id| report.item(id).map(|i| (i.answer, i.reason.clone())).unwrap();
+        let needless = |why: &str| (Answer::NotNeeded, Some(why.to_owned()));
+        assert_eq!(answer(&live, "watch.apm"), (Answer::NotYet, None));
+        assert_eq!(answer(&live, "watch.reports"), (Answer::Open, None));
+        assert_eq!(answer(&live, "back.restore"), needless("the deployment went well"));
+        assert_eq!(answer(&live, "diag.post"), needless("the deployment went well"));
+        let undone = Report::of(&sample::undone());
+        assert_eq!(answer(&undone, "diag.post").0, Answer::Open);
+        let why = "the run did not come to \"Watch for errors\"".to_owned();
+        assert_eq!(answer(&undone, "verify.errors"), (Answer::NotYet, Some(why)));
+        let back = Report::of(&sample::rolled_back());
+        assert_eq!(answer(&back, "deploy.pull").0, Answer::NotNeeded);
+        let entries = sample::live();
+        let early = entries.iter().position(|e| matches!(e.event, Event::Planned { .. })).unwrap();
+        let open = Report::of(&entries[..early]);
+        assert_eq!((open.ending, answer(&open, "back.restore").0), (None, Answer::NotYet));
+    }
+
+    #[test]
+    fn the_start_of_the_old_release_in_an_undo_does_not_tick_the_start_of_the_new_one() {
+        let report = Report::of(&sample::undone());
+        let names =
+            |id| report.item(id).unwrap().checks.iter().map(|o| o.check.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names("deploy.restart"), ["The new release answers with its own id"]);
+        assert_eq!(names("back.restart"), ["The old release answers"]);
+        assert_eq!(names("back.stop"), ["000012-3fa9c1b stopped"]);
+        assert_eq!(names("back.code"), ["The earlier release is current again"]);
+        assert_eq!(report.item("back.time").unwrap().verdict, Some(Verdict::Pass));
+    }
+
+    #[test]
+    fn an_undo_does_not_say_that_the_backup_was_undone() {
+        let report = Report::of(&sample::undone());
+        let state =
+            |step| report.steps.iter().find(|s| s.step == step).map(|s| (s.state, s.undo.is_some())).unwrap();
+        assert_eq!(state(Step::Backup), (StepState::Done, false));
+        assert_eq!(state(Step::Migrate), (StepState::Undone, true));
+        assert_eq!(state(Step::Prove), (StepState::Failed, false));
+        assert!(summary(&report)[3].contains("verified backup: backups/store.db.backup.20261123_034815"));
+    }
+
+    #[test]
+    fn a_refused_run_says_why_and_that_the_database_was_not_touched() {
+        let report = Report::of(&sample::refused());
+        let failure = report.failure.clone().unwrap();
+        assert_eq!(
+            (failure.step, failure.why.as_str()),
+            (None, "on a copy of the database they lost: rows:orders")
+        );
+        assert!(summary(&report)[2].starts_with("Data: the database was not touched; verified backup: "));
+        assert_eq!(
+            report.item("back.restore").unwrap().reason.as_deref(),
+            Some("production was not touched")
+        );
+        assert!(markdown(&report).contains("**NOT LIVE: NOTHING CHANGED.** Production was not touched."));
+    }
+
+    #[test]
+    fn a_frozen_run_is_open_and_says_what_to_type() {
+        let report = Report::of(&sample::frozen());
+        assert_eq!((report.ending, report.exit, &report.ended_at), (None, None, &None));
+        assert_eq!(
+            report.undo_failure.as_ref().unwrap().next,
+            "plimsoll resume --acknowledge set-aside:orders"
+        );
+        assert_eq!(report.failure.as_ref().unwrap().what, "Checkout process works failed");
+        assert!(report.message.starts_with("Not resolved: the undo stopped at \"Migrate the database\""));
+    }
+
+    #[test]
+    fn after_a_reboot_the_time_is_that_of_the_whole_run_and_of_the_whole_hold() {
+        let report = Report::of(&sample::rebooted());
+        assert_eq!(report.ms, 61_642);
+        // From the shut door before the crash to the open one after it.
+        assert_eq!(report.hold, Some(Span { at_ms: 20_290, ms: 41_352 }));
+        assert_eq!(report.hold_ms, 41_352);
+        assert_eq!(report.failure.unwrap().what, "the run was interrupted");
+    }
+
+    #[test]
+    fn a_wall_clock_is_read_to_the_millisecond() {
+        assert_eq!(wall_ms("1970-01-01T00:00:00.000Z"), Some(0));
+        assert_eq!(wall_ms("2024-02-29T23:59:59.5Z"), Some(1_709_251_199_500));
+        assert_eq!(wall_ms("2026-11-23T03:48:00Z"), Some(1_795_405_680_000));
+        assert_eq!(wall_ms("yesterday"), None);
+    }
+
+    /// The names and their order, and one of each kind of thing in full.
+    #[test]
+    fn the_shape_of_the_json() {
+        let json = serde_json::to_value(Report::of(&sample::undone())).unwrap();
+        let mut shown = json.clone();
+        let item =
+            |id: &str| json["items"].as_array().unwrap().iter().find(|i| i["id"] == id).cloned().unwrap();
+        shown["items"] = Value::Array(vec![item("backup.create"), item("verify.errors"), item("diag.post")]);
+        let steps = json["steps"].as_array().unwrap();
+        shown["steps"] = Value::Array(vec![steps[7].clone(), steps[steps.len() - 1].clone()]);
+        insta::assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @r#"
+        {
+          "run": 12,
+          "app": "grocery",
+          "kind": "deploy",
+          "by": "asha",
+          "asked": "main",
+          "release": {
+            "id": "000012-3fa9c1b",
+            "commit": "3fa9c1b07d5e4c1a9b8e6f2d1c0a9b8e7f6d5c4b",
+            "branch": "main",
+            "author": "Ravi Kumar",
+            "subject": "Cart: keep <script>alert('x')</script> & *bold* | as text"
+          },
+          "from": "000011-77b0e02",
+          "strategy": "hold",
+          "reasons": [
+            "1 pending migration(s) took 45 ms on a copy of the database"
+          ],
+          "predicted_hold_ms": 650,
+          "ending": "undone",
+          "exit": 1,
+          "message": "Undone: production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms.",
+          "failure": {
+            "step": "prove",
+            "what": "Checkout process works failed",
+            "why": "the answer was 500 instead of 303",
+            "next": "mend it and deploy again; `plimsoll show` has the evidence of \"Prove the new release\""
+          },
+          "undo_failure": null,
+          "started_at": "2026-11-23T03:48:00.000Z",
+          "ended_at": "2026-11-23T03:48:21.775Z",
+          "ms": 21775,
+          "hold_ms": 1479,
+          "hold": {
+            "at_ms": 20290,
+            "ms": 1477
+          },
+          "steps": [
+            {
+              "step": "snapshot",
+              "title": "Take the final snapshot",
+              "state": "done",
+              "ms": 61,
+              "at_ms": 20435,
+              "undo": null,
+              "why": null
+            },
+            {
+              "step": "prove",
+              "title": "Prove the new release",
+              "state": "failed",
+              "ms": 198,
+              "at_ms": 20942,
+              "undo": null,
+              "why": "Checkout process works failed: the answer was 500 instead of 303"
+            }
+          ],
+          "items": [
+            {
+              "id": "backup.create",
+              "phase": "backup",
+              "title": "Full backup: file, size, verified",
+              "who": "auto",
+              "answer": "answered",
+              "verdict": "pass",
+              "reason": null,
+              "checks": [
+                {
+                  "id": "backup.create",
+                  "name": "Full backup of shared/store.db",
+                  "verdict": "pass",
+                  "evidence": {
+                    "bytes": 12402688,
+                    "file": "backups/store.db.backup.20261123_034815",
+                    "ms": 845
+                  },
+                  "step": "backup",
+                  "at": "2026-11-23T03:48:17.190Z"
+                }
+              ]
+            },
+            {
+              "id": "verify.errors",
+              "phase": "verify",
+              "title": "Error rate for 10 minutes; new errors",
+              "who": "auto",
+              "answer": "not-yet",
+              "verdict": null,
+              "reason": "the run did not come to \"Watch for errors\"",
+              "checks": []
+            },
+            {
+              "id": "diag.post",
+              "phase": "rollback",
+              "title": "Post-mortem: what, root cause, prevention",
+              "who": "ask",
+              "answer": "open",
+              "verdict": null,
+              "reason": null,
+              "checks": []
+            }
+          ],
+          "other": [],
+          "warnings": [],
+          "acknowledged": [
+            "drop:sso_nonce"
+          ],
+          "rehearsal": {
+            "pending": [
+              {
+                "version": 7,
+                "description": "split_address",
+                "class": "rebuild",
+                "ms": 45,
+                "mode": "foreign keys off"
+              }
+            ],
+            "migrates_itself": false,
+            "migrate_ms": 45,
+            "snapshot_ms": 60,
+            "restore_ms": 310,
+            "unacknowledged": []
+          },
+          "log": "deployment_20261123_0348.log"
+        }
+        "#);
     }
 }

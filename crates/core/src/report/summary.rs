@@ -3,6 +3,7 @@
 use super::evidence::{duration_ms, one_line, text, utc};
 use super::{Answer, ItemReport, Report};
 use crate::check::Verdict;
+use crate::plan::Step;
 use crate::record::{Ending, Kind};
 
 /// How a result or a box is coloured; the words say the same.
@@ -51,26 +52,48 @@ pub(super) fn result(report: &Report) -> (Tone, &'static str) {
             (Tone::Careful, "ROLLED BACK, BUT A LATER STEP FAILED")
         }
         (Some(Ending::RolledBack), ..) => (Tone::Bad, "NOT LIVE: ROLLED BACK"),
-        (Some(Ending::Undone), ..) => (Tone::Bad, "NOT LIVE: UNDONE"),
-        (Some(Ending::Unchanged), ..) => (Tone::Bad, "NOT LIVE: NOTHING CHANGED"),
+        (Some(Ending::Undone), _, Kind::Deploy) => (Tone::Bad, "NOT LIVE: UNDONE"),
+        (Some(Ending::Undone), _, Kind::Rollback) => (Tone::Bad, "NOT ROLLED BACK: UNDONE"),
+        (Some(Ending::Unchanged), _, Kind::Deploy) => (Tone::Careful, "NOT LIVE: NOTHING CHANGED"),
+        (Some(Ending::Unchanged), _, Kind::Rollback) => (Tone::Careful, "NOT ROLLED BACK: NOTHING CHANGED"),
         (None, ..) if report.undo_failure.is_some() => (Tone::Bad, "NOT RESOLVED: A PERSON IS NEEDED"),
         (None, ..) => (Tone::Careful, "NOT ENDED"),
     }
 }
 
+/// The message without the words that [`result`] says already.
+pub(super) fn message(report: &Report) -> String {
+    let said = [
+        "Live. ",
+        "Live, but a later step failed. ",
+        "Undone: ",
+        "Rolled back. ",
+        "Not resolved: ",
+        "Not ended: ",
+    ];
+    let words = one_line(&report.message);
+    let rest = said.iter().find_map(|said| words.strip_prefix(said)).unwrap_or(&words);
+    let mut letters = rest.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// Whether the data is safe, as far as this run looked.
 pub(super) fn data(report: &Report) -> String {
-    let mut words = match report.item("verify.counts").and_then(|item| item.verdict) {
-        Some(Verdict::Pass) => "row counts were compared and are as they should be; ",
-        Some(Verdict::Fail) => "row counts are NOT as they should be; ",
-        Some(Verdict::Unknown | Verdict::Skipped) => "row counts could not be compared; ",
-        None => "row counts were not compared in this run; ",
+    let verdict = |id| report.item(id).and_then(|item| item.verdict);
+    let migrate = report.steps.iter().find(|s| s.step == Step::Migrate);
+    let mut words = match (report.ending, migrate, verdict("verify.counts")) {
+        (Some(Ending::Unchanged), ..) => "the database was not touched; ",
+        (_, Some(step), _) if step.undo.is_some() => "the database was put back as it was; ",
+        (Some(Ending::Undone), None, _) => "the database was not changed; ",
+        (None, None, _) => "the database had not been changed when last recorded; ",
+        (None, ..) if report.undo_failure.is_some() => "the database was NOT put back; ",
+        (.., Some(Verdict::Pass)) => "row counts were compared and are as they should be; ",
+        (.., Some(Verdict::Fail)) => "row counts are NOT as they should be; ",
+        (.., Some(Verdict::Unknown | Verdict::Skipped)) => "row counts could not be compared; ",
+        (.., None) => "row counts were not compared in this run; ",
     }
     .to_owned();
-    if report.ending == Some(Ending::Unchanged) {
-        "the database was not touched; ".clone_into(&mut words);
-    }
-    words += &match (backup(report), report.item("backup.verify").and_then(|item| item.verdict)) {
+    words += &match (backup(report), verdict("backup.verify")) {
         (Some(file), Some(Verdict::Pass)) => format!("verified backup: {file}"),
         (Some(file), _) => format!("backup, NOT verified: {file}"),
         (None, _) => "no backup was made in this run".to_owned(),
@@ -86,7 +109,7 @@ pub(super) fn backup(report: &Report) -> Option<String> {
 }
 
 fn time(report: &Report) -> String {
-    format!("{}; {}", duration_ms(report.ms), waited(report))
+    format!("{}; users {}", duration_ms(report.ms), waited(report))
 }
 
 fn waited(report: &Report) -> String {
@@ -95,11 +118,11 @@ fn waited(report: &Report) -> String {
         _ => String::new(),
     };
     match report.hold_ms {
-        0 => "no user had to wait".to_owned(),
+        0 => "did not have to wait".to_owned(),
         ms if report.hold.is_some() && report.ending.is_none() => {
-            format!("users had been waiting for {} when last recorded{predicted}", duration_ms(ms))
+            format!("had been waiting for {} when last recorded{predicted}", duration_ms(ms))
         }
-        ms => format!("users waited up to {}{predicted}", duration_ms(ms)),
+        ms => format!("waited up to {}{predicted}", duration_ms(ms)),
     }
 }
 
@@ -120,11 +143,19 @@ pub(super) fn tally(report: &Report) -> String {
     words.join(", ")
 }
 
+/// The words before the name of whoever asked.
+pub(super) fn signer(report: &Report) -> &'static str {
+    match report.kind {
+        Kind::Deploy => "Deployed by",
+        Kind::Rollback => "Rolled back by",
+    }
+}
+
 /// The key facts, as label and value.
 pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("Run", format!("{} ({} of {})", report.run, report.kind.word(), one_line(&report.app))),
-        ("Deployed by", one_line(&report.by)),
+        (signer(report), one_line(&report.by)),
     ];
     if let Some(asked) = &report.asked {
         facts.push(("Asked for", one_line(asked)));
@@ -161,7 +192,6 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     if !report.acknowledged.is_empty() {
         facts.push(("Acknowledged", one_line(&report.acknowledged.join(", "))));
     }
-    facts.push(("Data", data(report)));
     facts.push(("Checks", tally(report)));
     if let Some(exit) = report.exit {
         facts.push(("Exit code", exit.to_string()));
@@ -216,5 +246,52 @@ pub(super) fn verdict_tone(verdict: Verdict) -> Tone {
         Verdict::Fail => Tone::Bad,
         Verdict::Unknown => Tone::Careful,
         Verdict::Skipped => Tone::Quiet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn the_last_lines_on_the_terminal() {
+        let shown = |entries: Vec<_>| summary(&Report::of(&entries)).join("\n");
+        insta::assert_snapshot!(shown(sample::live()), @r#"
+        Live. Release 000012-3fa9c1b serves. Requests waited up to 900 ms.
+        Data: row counts were compared and are as they should be; verified backup: backups/store.db.backup.20261123_034815
+        Time: 1 min 21 s; users waited up to 900 ms (predicted 650 ms)
+        Checks: 19 passed, 1 unknown, 1 not applicable
+        Warning: the old release's log could not be compressed
+        Left for you: plimsoll sign 12 --as verifier --name NAME
+        "#);
+        insta::assert_snapshot!(shown(sample::undone()), @r#"
+        Undone: production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms.
+        Why: Checkout process works failed: the answer was 500 instead of 303
+        Next: mend it and deploy again; `plimsoll show` has the evidence of "Prove the new release"
+        Data: the database was put back as it was; verified backup: backups/store.db.backup.20261123_034815
+        Time: 21.8 s; users waited up to 1.5 s (predicted 650 ms)
+        Checks: 21 passed, 1 FAILED, 1 not applicable
+        "#);
+        insta::assert_snapshot!(shown(sample::frozen()), @r#"
+        Not resolved: the undo stopped at "Migrate the database" (the restore would lose 1 row of orders: somebody else wrote to the database in the hold). Nothing was overwritten. The door stays shut. The snapshot taken in the hold is kept. Go on with `plimsoll resume`.
+        Why: the restore would lose 1 row of orders: somebody else wrote to the database in the hold
+        Next: plimsoll resume --acknowledge set-aside:orders
+        Data: the database was NOT put back; verified backup: backups/store.db.backup.20261123_034815
+        Time: 21.2 s; users had been waiting for 948 ms when last recorded (predicted 650 ms)
+        Checks: 16 passed, 1 FAILED, 1 not applicable
+        "#);
+    }
+
+    #[test]
+    fn live_and_finished_are_different_words() {
+        let mut report = Report::of(&sample::live());
+        assert_eq!(result(&report), (Tone::Good, "LIVE"));
+        report.exit = Some(crate::record::exit::LIVE_BUT);
+        assert_eq!(result(&report), (Tone::Careful, "LIVE, BUT A LATER STEP FAILED"));
+        assert_eq!(result(&Report::of(&sample::frozen())).1, "NOT RESOLVED: A PERSON IS NEEDED");
+        let counts = report.items.iter_mut().find(|i| i.id == "verify.counts").unwrap();
+        counts.verdict = None;
+        assert!(data(&report).starts_with("row counts were not compared in this run; "));
     }
 }
