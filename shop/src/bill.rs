@@ -8,10 +8,10 @@ use crate::db::orders::Shortage;
 use crate::db::products::Product;
 
 /// From this subtotal on delivery is free.
-pub(crate) const FREE_DELIVERY_FROM_PAISE: i64 = 499_00;
+pub(crate) const FREE_DELIVERY_FROM_PAISE: i64 = 49_900;
 
 /// What delivery costs below that.
-pub(crate) const DELIVERY_PAISE: i64 = 40_00;
+pub(crate) const DELIVERY_PAISE: i64 = 4_000;
 
 /// A line of a basket.
 #[derive(Clone, Debug, Serialize)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The most that one price may be: one lakh rupees.
-pub(crate) const MAX_PRICE_PAISE: i64 = 1_00_000_00;
+pub(crate) const MAX_PRICE_PAISE: i64 = 10_000_000;
 
 /// An amount in paise, written as rupees with Indian grouping: `₹1,23,456.50`; whole rupees without paise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,8 +53,8 @@ mod tests {
         for (paise, text) in written {
             assert_eq!(Rupees(paise).to_string(), text);
         }
-        assert_eq!(Rupees(1_00_00_000_00).to_string(), "₹1,00,00,000");
-        assert_eq!(Rupees(-12_50).to_string(), "-₹12.50");
+        assert_eq!(Rupees(1_000_000_000).to_string(), "₹1,00,00,000");
+        assert_eq!(Rupees(-1_250).to_string(), "-₹12.50");
     }
 
     #[test]

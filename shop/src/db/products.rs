@@ -279,10 +279,10 @@ pub(crate) fn change(
     details: &Details,
     stock_change: i64,
 ) -> Result<Saved> {
+    let Some(before) = find(connection, id)? else { return Ok(Saved::Unknown) };
     if name_taken(connection, details, Some(id))? {
         return Ok(Saved::NameTaken);
     }
-    let Some(before) = find(connection, id)? else { return Ok(Saved::Unknown) };
     if before.stock + stock_change < 0 {
         return Ok(Saved::StockBelowZero);
     }

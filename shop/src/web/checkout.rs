@@ -46,7 +46,7 @@ struct Sheet {
 
 async fn page(visit: &Visit, status: StatusCode, sheet: Sheet) -> Result<Response, PageError> {
     let bill = cart::bill(visit).await?;
-    let takes_note = visit.shop.store.read(|connection| orders::takes_delivery_note(connection)).await?;
+    let takes_note = visit.shop.store.read(orders::takes_delivery_note).await?;
     let typed: BTreeMap<_, _> =
         FIELDS.iter().map(|name| (*name, sheet.typed.get(name).cloned().unwrap_or_default())).collect();
     let wrong: BTreeMap<_, _> =

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Form, FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, header};
 
 use super::Shop;
 use super::error::PageError;
@@ -55,14 +54,9 @@ impl FromRequest<Arc<Shop>> for CheckedForm {
             ));
         }
         let visit = Visit::of(shop, &headers);
-        let fields = match Form::<Vec<(String, String)>>::from_request(request, shop).await {
-            Ok(Form(fields)) => fields,
-            Err(rejection) => {
-                let too_large = rejection.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE;
-                let unreadable = PageError::BadRequest("the form could not be read");
-                return Err(if too_large { PageError::TooLarge } else { unreadable });
-            }
-        };
+        let Form(fields) = Form::<Vec<(String, String)>>::from_request(request, shop)
+            .await
+            .map_err(|_| PageError::BadRequest("the form could not be read"))?;
         let form = Self { visit, headers, fields };
         if !form.visit.owns(form.text("csrf")) {
             return Err(PageError::Forbidden(

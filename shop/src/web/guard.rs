@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use minijinja::context;
 
-use super::Shop;
 use super::error::PageError;
 use super::visit::{Visit, came_by_https};
+use super::{FORM_BYTES, Shop};
 use crate::log;
 
 /// A request that takes longer than this is answered with 503.
@@ -25,7 +26,13 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form
 pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
     let (method, headers) = (request.method().clone(), request.headers().clone());
     let path = request.uri().path().to_owned();
-    let mut response = match tokio::time::timeout(LONGEST, next.run(request)).await {
+    let answer = async {
+        match whole(request).await {
+            Ok(request) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let mut response = match tokio::time::timeout(LONGEST, answer).await {
         Ok(response) => response,
         Err(_) => PageError::TimedOut.into_response(),
     };
@@ -55,6 +62,16 @@ pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request
         set(response.headers_mut(), header::CACHE_CONTROL, rule);
     }
     response
+}
+
+/// The request with its body read. A page that refuses a form unread has the connection closed under a client
+/// that is still sending, or that has already sent its next request.
+async fn whole(request: Request) -> Result<Request, PageError> {
+    let (parts, body) = request.into_parts();
+    match axum::body::to_bytes(body, FORM_BYTES).await {
+        Ok(bytes) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Err(_) => Err(PageError::TooLarge),
+    }
 }
 
 fn is_private(path: &str) -> bool {

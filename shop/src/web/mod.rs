@@ -16,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::get;
 
@@ -27,7 +26,7 @@ use crate::throttle::Throttle;
 use error::PageError;
 use page::{Pages, PagesError};
 
-/// The largest form that is read, in bytes.
+/// The largest form that is taken, in bytes.
 const FORM_BYTES: usize = 64 * 1024;
 
 /// What every page needs.
@@ -68,7 +67,6 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .route("/static/{*path}", get(page::asset))
         .fallback(async || PageError::NotFound)
         .method_not_allowed_fallback(async || PageError::Method)
-        .layer(DefaultBodyLimit::max(FORM_BYTES))
         .layer(middleware::from_fn_with_state(shop.clone(), guard::every_answer))
         .with_state(shop)
 }

@@ -43,7 +43,7 @@ pub(crate) fn routes() -> Router<Arc<Shop>> {
 }
 
 async fn list(who: AdminVisit) -> Result<Response, PageError> {
-    let all = who.visit.shop.store.read(|connection| products::all(connection)).await?;
+    let all = who.visit.shop.store.read(products::all).await?;
     who.page(StatusCode::OK, "admin/products.html", context! { products => Serde(all) })
 }
 
@@ -94,7 +94,7 @@ async fn page(
     for name in FIELDS.into_iter().chain(["is_active", "is_featured"]) {
         typed.entry(name).or_default();
     }
-    let categories = who.visit.shop.store.read(|connection| products::categories(connection)).await?;
+    let categories = who.visit.shop.store.read(products::categories).await?;
     let values = context! {
         id => id,
         typed => Serde(typed),
