@@ -1,0 +1,12 @@
+//! The real program against a temporary database, over HTTP.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should end there")]
+
+mod admin;
+mod browser;
+mod buying;
+mod demo;
+mod guarding;
+mod sandbox;
+mod serving;
+mod smoke;
