@@ -5,6 +5,7 @@ pub mod clock;
 pub mod durable;
 pub mod journal;
 pub mod lock;
+pub mod probe;
 pub mod process;
 pub mod release;
 pub mod sqlite;

@@ -1,0 +1,8 @@
+//! Observations of the app from outside: its pages, and which database it has open.
+
+pub mod http;
+pub mod opened;
+pub mod smoke;
+
+mod jar;
+mod page;
