@@ -1,0 +1,9 @@
+//! The shipped programs from outside, each test on a machine of its own, and the rules about the sources.
+//!
+//! `cargo build --workspace` comes first: the tests run the programs beside them.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod imports;
+mod sources;
+mod tidy;
