@@ -32,12 +32,12 @@ pub struct Seen {
 pub enum Verdict {
     /// The configured database is, or was, open.
     Opened,
+    /// Not every process could be looked into.
+    Unknown,
     /// Another database is open and the configured one is not.
     Other(Vec<PathBuf>),
     /// No database was seen open.
     NotSeen,
-    /// Not every process could be looked into.
-    Unknown,
 }
 
 impl Seen {
@@ -46,10 +46,10 @@ impl Seen {
     pub fn verdict(&self, opened_meanwhile: bool) -> Verdict {
         if opened_meanwhile || !self.by.is_empty() {
             Verdict::Opened
-        } else if !self.others.is_empty() {
-            Verdict::Other(self.others.clone())
         } else if !self.hidden.is_empty() {
             Verdict::Unknown
+        } else if !self.others.is_empty() {
+            Verdict::Other(self.others.clone())
         } else {
             Verdict::NotSeen
         }

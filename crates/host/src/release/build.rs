@@ -12,7 +12,7 @@ use plimsoll_core::plan::ReleaseId;
 use serde_json::{Value, json};
 
 use super::error::ReleaseError;
-use super::mirror::without_credentials;
+use super::git::without_credentials;
 use crate::process::{Command, End, Limits, Mark, Sink, run};
 
 /// Variables that build tools need from the user; the rest of the environment stays out, so that a build gives the

@@ -101,8 +101,8 @@ fn settings(mirror: &Mirror, live: &str, next: &str, files: &[Changed]) -> Resul
 
 /// The file's text in that commit; empty when it is not in it.
 fn blob(mirror: &Mirror, commit: &str, path: &str) -> Result<String, ReleaseError> {
-    let git = mirror.command().args(["cat-file", "blob", &format!("{commit}:{path}")]);
-    let (code, out) = mirror.run("read a file", git, &[0, 128])?;
+    let call = mirror.command().args(["cat-file", "blob", &format!("{commit}:{path}")]);
+    let (code, out) = mirror.git.run("read a file", &call, &[0, 128])?;
     Ok(if code == 0 { String::from_utf8_lossy(&out).into_owned() } else { String::new() })
 }
 

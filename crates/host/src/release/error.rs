@@ -184,7 +184,7 @@ impl ReleaseError {
                 if tail.is_empty() { after } else { format!("{after}; its last lines:\n{}", tail.join("\n")) }
             }
             ReleaseError::Diverged { live_commit, head, .. } => format!(
-                "it was rewritten (a forced push, or moved back): live is {}, the branch is at {}",
+                "it was rewritten (a forced push, or moved back) or never had it: live is {}, the branch is at {}",
                 short(live_commit),
                 short(head)
             ),

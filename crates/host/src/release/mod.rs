@@ -7,7 +7,10 @@ mod build;
 mod changes;
 mod error;
 mod folder;
+mod git;
 mod mirror;
+mod origin;
+mod revision;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +25,10 @@ use plimsoll_core::ports::{Failure, Source};
 pub use build::link_shared;
 pub use error::ReleaseError;
 pub use folder::{ReleaseInfo, Releases};
-use mirror::{Found, Mirror, Origin};
+use git::Git;
+use mirror::Mirror;
+use origin::Origin;
+use revision::Found;
 
 use crate::process::Mark;
 
@@ -95,15 +101,15 @@ impl GitSource {
                 return refuse("[build].link", format!("{} is not a name in shared/", name.display()));
             }
         }
-        let mirror = Mirror {
-            dir: settings.root.join("mirror.git"),
-            origin: Origin::parse(&settings.git, &settings.root),
+        let git = Git {
             limit: settings.git_timeout,
             environment: settings.environment.clone(),
             mark: Mark { root: settings.root.clone(), role: "git".to_owned() },
             on_line: on_line.clone(),
             stop: stop.clone(),
         };
+        let dir = settings.root.join("mirror.git");
+        let mirror = Mirror { git, dir, origin: Origin::parse(&settings.git, &settings.root) };
         Ok(GitSource { releases: Releases::new(&settings.root), settings, mirror, on_line, stop })
     }
 
@@ -165,6 +171,9 @@ impl GitSource {
             .with("conflicts", 0);
         if let Some(files) = uncommitted {
             pull = pull.with("uncommitted_files", files.len());
+        }
+        if let (Some(live), None) = (&live, &live_commit) {
+            pull = pull.with("note", format!("the live release {live} does not say what commit it is"));
         }
         if let (Some(live), Some(commit)) = (live, &live_commit) {
             let descends = self.mirror.descends(&found.commit, commit)?;
@@ -861,6 +870,45 @@ mod tests {
             .fetch(None)
             .unwrap_err();
         assert!(failure.why.contains("none"), "{failure}");
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_given_up_and_so_is_a_stopped_fetch() {
+        let bench = Bench::new();
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let git = format!("http://{}/shop.git", server.local_addr().unwrap());
+        let settings = Settings { git, git_timeout: Duration::from_millis(800), ..bench.settings() };
+        let failure = bench.source_with(settings.clone()).fetch(None).unwrap_err();
+        assert!(
+            failure.what.contains("took longer than") && failure.kind == FailureKind::Failed,
+            "{failure}"
+        );
+        let settings = Settings { git_timeout: Duration::from_secs(600), ..settings };
+        let stop = bench.stop.clone();
+        std::thread::spawn(move || {
+            // The first connection was the fetch before.
+            let _both = (server.accept(), server.accept());
+            stop.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_secs(1));
+        });
+        assert_eq!(bench.source_with(settings).fetch(None).unwrap_err().kind, FailureKind::Interrupted);
+        // What was cut short does not stand in the way of the next.
+        bench.stop.store(false, Ordering::SeqCst);
+        bench.source().fetch(None).unwrap();
+    }
+
+    #[test]
+    fn another_branch_without_the_live_commit_is_refused_too() {
+        let bench = Bench::new();
+        bench.git(&["branch", "topic"]);
+        bench.commit("a", "2", "Second");
+        let mut source = bench.source();
+        bench.deploy(&mut source, None);
+        let failure = source.fetch(Some("topic")).unwrap_err();
+        assert!(
+            failure.what.contains("branch topic does not contain the commit of the live release"),
+            "{failure}"
+        );
     }
 
     #[test]
