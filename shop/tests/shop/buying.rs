@@ -155,6 +155,9 @@ fn what_is_short_keeps_the_rest_of_the_order_from_being_taken() {
     let refused = guest.checkout(&key(1), &[]);
     assert_eq!(refused.status, 409);
     assert!(refused.body.contains("only 3 left"), "{}", refused.body);
+    let cart = guest.get("/cart");
+    assert!(cart.body.contains("Only 3 left: please take less."), "{}", cart.body);
+    assert!(!cart.body.contains(r#"href="/checkout""#), "no way on with what cannot be delivered");
     assert_eq!(shop.number("SELECT stock FROM products WHERE id = 1"), 80);
     assert_eq!(shop.number("SELECT count(*) FROM orders"), 0);
 }
