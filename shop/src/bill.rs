@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::db::orders::Shortage;
+use crate::db::placing::Shortage;
 use crate::db::products::Product;
 
 /// From this subtotal on delivery is free.

@@ -5,6 +5,7 @@
 
 pub mod migrations;
 pub(crate) mod orders;
+pub(crate) mod placing;
 pub(crate) mod products;
 pub(crate) mod regions;
 pub mod seed;

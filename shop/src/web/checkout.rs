@@ -16,7 +16,8 @@ use super::form::CheckedForm;
 use super::visit::Visit;
 use super::{Shop, cart, guard};
 use crate::cart::Cart;
-use crate::db::orders::{self, NewOrder, Placed, Refusal};
+use crate::db::orders::takes_delivery_note;
+use crate::db::placing::{self, NewOrder, Placed, Refusal};
 use crate::db::random_hex;
 use crate::{log, password};
 
@@ -46,7 +47,7 @@ struct Sheet {
 
 async fn page(visit: &Visit, status: StatusCode, sheet: Sheet) -> Result<Response, PageError> {
     let bill = cart::bill(visit).await?;
-    let takes_note = visit.shop.store.read(orders::takes_delivery_note).await?;
+    let takes_note = visit.shop.store.read(takes_delivery_note).await?;
     let typed: BTreeMap<_, _> =
         FIELDS.iter().map(|name| (*name, sheet.typed.get(name).cloned().unwrap_or_default())).collect();
     let wrong: BTreeMap<_, _> =
@@ -78,7 +79,7 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
             return refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await;
         }
     };
-    let placed = form.visit.shop.store.write(move |transaction| orders::place(transaction, &order)).await;
+    let placed = form.visit.shop.store.write(move |transaction| placing::place(transaction, &order)).await;
     let mut sheet = Sheet { key, typed, ..Sheet::default() };
     match placed {
         Ok(placed) => Ok(thank(&form, &placed)),
