@@ -31,12 +31,9 @@ impl Name {
     /// The first name of a moment.
     #[must_use]
     pub fn new(database: &str, at: Timestamp) -> Self {
-        Name {
-            database: database.to_owned(),
-            at: at.to_zoned(TimeZone::UTC).datetime(),
-            nth: 1,
-            compressed: false,
-        }
+        // The name knows seconds.
+        let at = Timestamp::from_second(at.as_second()).unwrap_or(at).to_zoned(TimeZone::UTC).datetime();
+        Name { database: database.to_owned(), at, nth: 1, compressed: false }
     }
 
     /// The next name of the same second.
@@ -122,16 +119,16 @@ pub fn list(folder: &Path, database: &str) -> Result<Vec<Entry>, Error> {
     let files = match fs::read_dir(folder) {
         Ok(files) => files,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(folder, "listing", e)),
+        Err(e) => return Err(Error::io(folder, "list", e)),
     };
     let mut entries = Vec::new();
     for file in files {
-        let file = file.map_err(|e| Error::io(folder, "listing", e))?;
+        let file = file.map_err(|e| Error::io(folder, "list", e))?;
         let Some(name) = file.file_name().to_str().and_then(|text| Name::parse(text, database)) else {
             continue;
         };
         let path = file.path();
-        let found = fs::symlink_metadata(&path).map_err(|e| Error::io(&path, "looking at", e))?;
+        let found = fs::symlink_metadata(&path).map_err(|e| Error::io(&path, "look at", e))?;
         if !found.is_file() {
             continue;
         }
@@ -142,7 +139,7 @@ pub fn list(folder: &Path, database: &str) -> Result<Vec<Entry>, Error> {
         };
         entries.push(Entry { path, name, bytes: found.len(), manifest });
     }
-    entries.sort_by(|a, b| (a.at(), a.name.nth).cmp(&(b.at(), b.name.nth)));
+    entries.sort_by_key(|entry| (entry.at(), entry.name.nth));
     Ok(entries)
 }
 
@@ -270,7 +267,7 @@ pub fn prune(folder: &Path, database: &str, fates: &[Fate]) -> Result<Vec<PathBu
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&path, "removing", e)),
+                Err(e) => return Err(Error::io(&path, "remove", e)),
             }
         }
         removed.push(fate.path.clone());
@@ -280,4 +277,147 @@ pub fn prune(folder: &Path, database: &str, fates: &[Fate]) -> Result<Vec<PathBu
         removed.push(left);
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::sqlite::Control;
+    use crate::sqlite::backup::{Request, create};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        let first = Name::new("store.db", at("2026-03-09T07:05:09.7Z"));
+        assert_eq!(first.to_string(), "store.db.backup.20260309_070509");
+        for name in [first.clone(), first.clone().next(), first.clone().next().next().compressed()] {
+            assert_eq!(Name::parse(&name.to_string(), "store.db"), Some(name));
+        }
+        assert_eq!(first.at(), at("2026-03-09T07:05:09Z"));
+        for other in [
+            "store.db.backup.LATEST",
+            "store.db.backup.20260309_070509.json",
+            "store.db.backup.20260309_070509_1",
+            "store.db.backup.20260309_070509_02",
+            "store.db.backup.20261309_070509",
+            "store.db.backup.2026309_070509",
+            "store.db.backup.20260309_070509_",
+            "other.db.backup.20260309_070509",
+            "store.db.backup.20260309_070509ä",
+        ] {
+            assert_eq!(Name::parse(other, "store.db"), None, "{other}");
+        }
+    }
+
+    /// A folder with one real backup, given other times: what counts is the manifest and nothing of the file system.
+    fn catalogue(times: &[&str]) -> (tempfile::TempDir, Vec<Entry>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1);")
+            .unwrap();
+        let folder = dir.path().join("backups");
+        let made = create(&Request::new(&path, &folder, "test"), &mut Control::default()).unwrap();
+        for time in times {
+            let name = Name::new("store.db", at(time)).to_string();
+            fs::copy(&made.path, folder.join(&name)).unwrap();
+            let mut manifest = made.manifest.clone();
+            (manifest.created_at, manifest.file, manifest.run) =
+                (at(time), name.clone(), Some((*time).to_owned()));
+            manifest.write(&folder.join(&name)).unwrap();
+        }
+        fs::remove_file(&made.path).unwrap();
+        fs::remove_file(Manifest::path_for(&made.path)).unwrap();
+        let entries = list(&folder, "store.db").unwrap();
+        (dir, entries)
+    }
+
+    fn kept(fates: &[Fate]) -> Vec<String> {
+        let stamp = |fate: &Fate| fate.path.to_string_lossy().rsplit('.').next().unwrap().to_owned();
+        fates.iter().filter(|fate| fate.keep).map(stamp).collect()
+    }
+
+    const DAYS: [&str; 6] = [
+        "2026-01-05T10:00:00Z",
+        "2026-01-31T10:00:00Z",
+        "2026-02-10T08:00:00Z",
+        "2026-02-10T20:00:00Z",
+        "2026-02-11T10:00:00Z",
+        "2026-02-12T10:00:00Z",
+    ];
+
+    #[test]
+    fn the_order_is_that_of_the_recorded_times() {
+        let mut shuffled = DAYS;
+        shuffled.reverse();
+        let (_dir, entries) = catalogue(&shuffled);
+        assert_eq!(entries.iter().map(Entry::at).collect::<Vec<_>>(), DAYS.map(at));
+        assert_eq!(newest_verified(&entries).unwrap().at(), at(DAYS[5]));
+    }
+
+    #[test]
+    fn old_ones_go_and_each_fate_has_its_reason() {
+        let (_dir, entries) = catalogue(&DAYS);
+        let now = at("2026-02-13T00:00:00Z");
+        let days = Retention { days: 2, ..Retention::default() };
+        let decided = fates(&entries, &days, &[DAYS[0].to_owned()], now);
+        assert_eq!(kept(&decided), ["20260105_100000", "20260211_100000", "20260212_100000"]);
+        assert!(decided[0].reason.contains("run 2026-01-05"), "{decided:?}");
+        assert!(decided.iter().all(|fate| !fate.reason.is_empty()));
+        let calendar = Retention { days: 0, last: 2, daily: 3, weekly: 0, monthly: 2 };
+        let decided = fates(&entries, &calendar, &[], now);
+        assert_eq!(
+            kept(&decided),
+            ["20260131_100000", "20260210_200000", "20260211_100000", "20260212_100000"]
+        );
+    }
+
+    #[test]
+    fn the_newest_verified_one_is_never_pruned_and_nothing_is_when_none_is_verified() {
+        let (dir, entries) = catalogue(&DAYS[..3]);
+        let now = at("2030-01-01T00:00:00Z");
+        let none = Retention::default();
+        assert_eq!(kept(&fates(&entries, &none, &[], now)), ["20260210_080000"]);
+        // The newest is cut off: it does not count, and the one before it stays in its place.
+        fs::write(&entries[2].path, "short").unwrap();
+        let folder = dir.path().join("backups");
+        let again = list(&folder, "store.db").unwrap();
+        assert_eq!(kept(&fates(&again, &none, &[], now)), ["20260131_100000"]);
+        for entry in &again {
+            fs::remove_file(Manifest::path_for(&entry.path)).unwrap();
+        }
+        let bare = list(&folder, "store.db").unwrap();
+        assert_eq!(kept(&fates(&bare, &none, &[], now)).len(), 3);
+    }
+
+    #[test]
+    fn pruning_removes_the_backup_with_its_manifest_and_nothing_else() {
+        let (dir, entries) = catalogue(&DAYS);
+        let folder = dir.path().join("backups");
+        fs::write(folder.join("store.db.partial-1-1"), "left").unwrap();
+        fs::write(folder.join("notes.txt"), "mine").unwrap();
+        let decided = fates(&entries, &Retention::default(), &[], at("2030-01-01T00:00:00Z"));
+        assert_eq!(prune(&folder, "store.db", &decided).unwrap().len(), 6);
+        let mut left: Vec<String> =
+            fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let newest = "store.db.backup.20260212_100000";
+        assert_eq!(left, ["notes.txt", newest, &format!("{newest}.json"), "store.db.backup.LATEST"]);
+    }
+
+    #[test]
+    fn a_backup_from_the_future_and_one_with_a_foreign_manifest_are_kept() {
+        let (dir, _) = catalogue(&["2026-01-05T10:00:00Z", "2031-01-05T10:00:00Z", "2026-01-06T10:00:00Z"]);
+        let folder = dir.path().join("backups");
+        fs::write(folder.join("store.db.backup.20260106_100000.json"), "{\"format\": 2}").unwrap();
+        let entries = list(&folder, "store.db").unwrap();
+        let decided = fates(&entries, &Retention::default(), &[], at("2030-01-01T00:00:00Z"));
+        assert_eq!(kept(&decided), ["20260106_100000", "20310105_100000"]);
+    }
 }

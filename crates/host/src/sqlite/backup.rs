@@ -1,7 +1,5 @@
 //! Making a backup that can be trusted: copied, read back, compared, named, and only then counted.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,10 +10,11 @@ use super::control::{Control, Phase};
 use super::copy::copy_and;
 use super::fingerprint::{Depth, Known, interrupted};
 use super::manifest::{Manifest, State};
-use super::partial::{MARK, Partial, leftovers, remove_with_sides, sync_folder_of};
+use super::partial::{Partial, leftovers, remove_with_sides};
 use super::verify::{hash_file, integrity};
 use super::{Error, Fingerprint, JournalMode, Limits};
 use crate::backups::Name;
+use crate::durable;
 
 /// What to back up, where to, and why.
 #[derive(Clone, Debug)]
@@ -66,11 +65,7 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
     let created_at = Timestamp::now();
     let source = &request.database;
     let database = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&request.folder)
-        .map_err(|e| Error::io(&request.folder, "creating", e))?;
+    durable::create_dir(&request.folder, durable::PRIVATE_DIR)?;
     for left in leftovers(&request.folder, &database)? {
         remove_with_sides(&left);
     }
@@ -117,7 +112,7 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
         remove_with_sides(&path);
         return Err(e);
     }
-    point_latest(&request.folder, &database, &name)?;
+    durable::link(&request.folder.join(format!("{database}.backup.LATEST")), Path::new(&name))?;
     Ok(Backup { path, manifest })
 }
 
@@ -167,13 +162,211 @@ fn publish(
     }
 }
 
-/// Points `<database>.backup.LATEST` at a backup, atomically.
-fn point_latest(folder: &Path, database: &str, name: &str) -> Result<(), Error> {
-    let latest = folder.join(format!("{database}.backup.LATEST"));
-    let beside = folder.join(format!("{database}.backup.LATEST{MARK}{}", std::process::id()));
-    let _ = fs::remove_file(&beside);
-    symlink(name, &beside)
-        .and_then(|()| fs::rename(&beside, &latest))
-        .map_err(|e| Error::io(&latest, "pointing", e))?;
-    sync_folder_of(&latest)
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::sqlite::{Stop, verify};
+
+    fn database(folder: &Path, prepare: &str) -> PathBuf {
+        let path = folder.join("store.db");
+        let own = Connection::open(&path).unwrap();
+        own.execute_batch(prepare).unwrap();
+        own.execute_batch(
+            "CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY AUTOINCREMENT, total INT, note TEXT);
+             CREATE TABLE IF NOT EXISTS lines (order_id INT REFERENCES orders (id), item TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+             INSERT INTO orders (total, note) SELECT i * 10, printf('%.*c', 60, 'x') FROM n;
+             INSERT INTO lines SELECT id, 'rice' FROM orders;",
+        )
+        .unwrap();
+        path
+    }
+
+    fn back_up(database: &Path, folder: &Path) -> Result<Backup, Error> {
+        create(&Request::new(database, folder, "test"), &mut Control::default())
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_backup_has_its_name_its_manifest_and_is_the_latest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "PRAGMA journal_mode = WAL");
+        let folder = dir.path().join("backups");
+        let first = back_up(&path, &folder).unwrap();
+        let name = first.path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(Name::parse(&name, "store.db").is_some(), "{name}");
+        assert_eq!(first.manifest.state, State::Verified);
+        assert_eq!(first.manifest.compared, "content");
+        assert_eq!(first.manifest.content.tables["orders"].rows, 400);
+        assert_eq!(first.manifest.content.fk_violations, Known::Is(0));
+        assert!(first.manifest.unchecked.is_empty());
+        let second = back_up(&path, &folder).unwrap();
+        let latest = fs::read_link(folder.join("store.db.backup.LATEST")).unwrap();
+        assert_eq!(Some(latest.as_os_str()), second.path.file_name());
+        assert_eq!(Manifest::read(&second.path).unwrap().unwrap(), second.manifest);
+        // Two backups, two manifests, one link, and nothing else.
+        assert_eq!(names(&folder).len(), 5, "{:?}", names(&folder));
+        for file in [&first.path, &Manifest::path_for(&first.path)] {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        // A plain file that anybody's SQLite opens without making files beside it.
+        let sums: i64 = Connection::open(&first.path)
+            .unwrap()
+            .query_row("SELECT sum(total) FROM orders", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(sums, 802_000);
+        assert_eq!(names(&folder).len(), 5);
+    }
+
+    #[test]
+    fn every_layout_is_backed_up_and_verified() {
+        for prepare in [
+            "PRAGMA page_size = 512",
+            "PRAGMA page_size = 65536; PRAGMA journal_mode = WAL",
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL",
+            "PRAGMA journal_mode = TRUNCATE; PRAGMA application_id = 77; PRAGMA user_version = 5",
+            "PRAGMA encoding = 'UTF-16le'",
+            "CREATE TABLE wr (k TEXT PRIMARY KEY) WITHOUT ROWID; INSERT INTO wr VALUES ('k')",
+            "CREATE TABLE st (a TEXT, b INT AS (length(a)) STORED) STRICT; INSERT INTO st VALUES ('k')",
+            "CREATE VIRTUAL TABLE f USING fts5(t); INSERT INTO f VALUES ('tur dal')",
+            "CREATE VIRTUAL TABLE r USING rtree(id, a, b); INSERT INTO r VALUES (1, 2, 3)",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = database(dir.path(), prepare);
+            let backup = back_up(&path, dir.path()).unwrap_or_else(|e| panic!("{prepare}: {e}"));
+            assert_eq!(backup.manifest.unchecked, Vec::<String>::new(), "{prepare}");
+            let report = verify::backup(&backup.path, &mut Control::default()).unwrap();
+            assert!(report.sound() && report.unchecked().is_empty(), "{prepare}: {report:?}");
+        }
+    }
+
+    /// `integrity_check` fails on a sound file whose collation only the app knows.
+    #[test]
+    fn what_only_the_app_defines_is_reported_as_not_checked_and_never_as_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "PRAGMA journal_mode = WAL");
+        let own = Connection::open(&path).unwrap();
+        own.execute_batch(
+            "PRAGMA writable_schema = ON;
+             CREATE TABLE names (n TEXT COLLATE NOCASE, k TEXT COLLATE NOCASE PRIMARY KEY);
+             INSERT INTO names VALUES ('Asha', 'a'), ('Ravi', 'r');
+             CREATE INDEX by_name ON names (n);
+             UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'NATURAL_CI') WHERE name = 'names';",
+        )
+        .unwrap();
+        drop(own);
+        let backup = back_up(&path, dir.path()).unwrap();
+        assert_eq!(backup.manifest.content.tables["names"].rows, 2);
+        assert!(backup.manifest.content.tables["names"].hash.is_some());
+        assert!(backup.manifest.unchecked[0].contains("NATURAL_CI"), "{:?}", backup.manifest.unchecked);
+        let report = verify::backup(&backup.path, &mut Control::default()).unwrap();
+        assert!(report.sound(), "{report:?}");
+        assert!(report.unchecked()[0].contains("app-defined"), "{report:?}");
+    }
+
+    #[test]
+    fn a_damaged_source_gives_no_backup_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "PRAGMA page_size = 1024");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2 / 1024 * 1024;
+        bytes[middle..middle + 512].fill(0xAA);
+        fs::write(&path, bytes).unwrap();
+        let folder = dir.path().join("backups");
+        assert!(matches!(back_up(&path, &folder), Err(Error::Corrupt { .. })));
+        assert_eq!(names(&folder), Vec::<String>::new());
+    }
+
+    #[test]
+    fn stopping_leaves_nothing_partial() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "PRAGMA journal_mode = WAL");
+        let folder = dir.path().join("backups");
+        let stop = Stop::new();
+        stop.ask();
+        let error = create(&Request::new(&path, &folder, "test"), &mut Control::quiet(stop)).unwrap_err();
+        assert!(matches!(error, Error::Stopped { .. }), "{error}");
+        let past = Stop::new().by(Instant::now());
+        let error = create(&Request::new(&path, &folder, "test"), &mut Control::quiet(past)).unwrap_err();
+        assert!(matches!(error, Error::Deadline { .. }), "{error}");
+        assert_eq!(names(&folder), Vec::<String>::new());
+    }
+
+    #[test]
+    fn leftovers_of_a_dead_process_are_cleared_and_those_of_a_living_one_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "PRAGMA journal_mode = WAL");
+        let folder = dir.path().join("backups");
+        fs::create_dir(&folder).unwrap();
+        let dead = folder.join("store.db.partial-999-0");
+        fs::write(&dead, "half").unwrap();
+        let alive = Partial::new(&folder, "store.db").unwrap();
+        back_up(&path, &folder).unwrap();
+        assert!(!dead.exists());
+        assert!(alive.path().exists());
+    }
+
+    /// An order counter and its lines are always written together: a torn copy has one without the other.
+    fn under_a_busy_writer(journal: &str, backups: usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), &format!("PRAGMA journal_mode = {journal}"));
+        let (done, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writer = thread::spawn({
+            let (path, done, committed) = (path.clone(), Arc::clone(&done), Arc::clone(&committed));
+            move || -> Result<(), rusqlite::Error> {
+                let own = Connection::open(&path)?;
+                own.busy_timeout(Duration::from_secs(5))?;
+                own.execute_batch("PRAGMA synchronous = OFF")?;
+                while !done.load(Ordering::Relaxed) {
+                    own.execute_batch(
+                        "BEGIN IMMEDIATE; INSERT INTO orders (total) VALUES (1);
+                         INSERT INTO lines VALUES (last_insert_rowid(), 'dal'); COMMIT;",
+                    )?;
+                    committed.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(())
+            }
+        });
+        for _ in 0..backups {
+            let acknowledged = committed.load(Ordering::SeqCst);
+            let backup = back_up(&path, &dir.path().join("backups")).unwrap();
+            let tables = &backup.manifest.content.tables;
+            assert!(tables["orders"].rows >= 400 + acknowledged, "an acknowledged order is missing");
+            assert_eq!(tables["orders"].rows, tables["lines"].rows, "torn");
+        }
+        done.store(true, Ordering::Relaxed);
+        writer.join().unwrap().expect("no write fails");
+        assert!(committed.load(Ordering::SeqCst) > 0);
+    }
+
+    #[test]
+    fn under_a_busy_writer_nothing_is_missing_torn_or_refused_in_wal_mode() {
+        under_a_busy_writer("WAL", 12);
+    }
+
+    #[test]
+    fn under_a_busy_writer_nothing_is_missing_torn_or_refused_with_a_rollback_journal() {
+        under_a_busy_writer("DELETE", 12);
+    }
+
+    #[test]
+    fn too_little_room_is_said_before_anything_is_written() {
+        let error = crate::sqlite::partial::room(Path::new("/"), u64::MAX).unwrap_err();
+        assert!(matches!(error, Error::NoRoom { need: u64::MAX, .. }), "{error}");
+    }
 }

@@ -157,7 +157,7 @@ fn open(path: &Path, flags: OpenFlags, wait: Duration) -> Result<Connection, Err
 fn open_uri(path: &Path, query: &str, flags: OpenFlags, wait: Duration) -> Result<Connection, Error> {
     // Only a URI can say `immutable`; everything else in the path is escaped, so that `?`, `#` and `%` in a
     // folder's name stay part of it.
-    let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolving", e))?;
+    let absolute = std::path::absolute(path).map_err(|e| Error::io(path, "resolve", e))?;
     let escaped = percent_encoding::percent_encode(
         std::os::unix::ffi::OsStrExt::as_bytes(absolute.as_os_str()),
         &PATH_IN_URI,
@@ -170,3 +170,106 @@ fn open_uri(path: &Path, query: &str, flags: OpenFlags, wait: Duration) -> Resul
 
 const PATH_IN_URI: percent_encoding::AsciiSet =
     percent_encoding::NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn database(folder: &Path, mode: &str) -> PathBuf {
+        let path = folder.join("store.db");
+        let own = Connection::open(&path).unwrap();
+        own.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+        own.execute_batch(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, total INT); INSERT INTO orders VALUES (1, 5);",
+        )
+        .unwrap();
+        path
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_told_apart_and_nothing_is_created() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none.db");
+        assert!(matches!(open_read(&missing), Err(Error::Absent { .. })));
+        assert!(matches!(open_write(&missing, ForeignKeys::On), Err(Error::Absent { .. })));
+        let text = dir.path().join("notes.txt");
+        fs::write(&text, "not a database, but long enough to have a header of a hundred bytes".repeat(9))
+            .unwrap();
+        assert!(matches!(open_read(&text), Err(Error::NotADatabase { .. })));
+        assert!(matches!(open_read(dir.path()), Err(Error::NotADatabase { .. })));
+        assert_eq!(names(dir.path()), ["notes.txt"]);
+    }
+
+    #[test]
+    fn reading_leaves_no_file_beside_a_database_at_rest() {
+        for mode in ["wal", "delete"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = database(dir.path(), mode);
+            assert_eq!(names(dir.path()), ["store.db"], "at rest in {mode} mode");
+            let bytes = fs::read(&path).unwrap();
+            let reader = open_read(&path).unwrap();
+            assert_eq!(reader.query_row("SELECT total FROM orders", [], |row| row.get(0)), Ok(5));
+            assert!(reader.execute("DELETE FROM orders", []).is_err());
+            drop(reader);
+            assert_eq!(names(dir.path()), ["store.db"], "after reading in {mode} mode");
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    /// A crash leaves the log; whoever looks must see what is in it and must not fold it in.
+    #[test]
+    fn reading_after_a_crash_sees_the_log_and_leaves_everything_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "wal");
+        let crashed = dir.path().join("crashed");
+        fs::create_dir(&crashed).unwrap();
+        let writer = open_write(&path, ForeignKeys::On).unwrap();
+        writer.execute("INSERT INTO orders VALUES (2, 7)", []).unwrap();
+        for (suffix, with_index) in [("a.db", true), ("b.db", false)] {
+            let copy = crashed.join(suffix);
+            fs::copy(&path, &copy).unwrap();
+            fs::copy(beside(&path, "-wal"), beside(&copy, "-wal")).unwrap();
+            if with_index {
+                fs::copy(beside(&path, "-shm"), beside(&copy, "-shm")).unwrap();
+            }
+            let before: Vec<_> = names(&crashed);
+            let wal = fs::read(beside(&copy, "-wal")).unwrap();
+            let reader = open_read(&copy).unwrap();
+            assert_eq!(reader.query_row("SELECT count(*) FROM orders", [], |row| row.get(0)), Ok(2));
+            drop(reader);
+            assert_eq!(names(&crashed), before);
+            assert_eq!(fs::read(beside(&copy, "-wal")).unwrap(), wal);
+        }
+    }
+
+    #[test]
+    fn foreign_keys_are_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path(), "wal");
+        for (asked, is) in [(ForeignKeys::On, 1), (ForeignKeys::Off, 0)] {
+            let writer = open_write(&path, asked).unwrap();
+            assert_eq!(writer.query_row("PRAGMA foreign_keys", [], |row| row.get(0)), Ok(is));
+            assert_eq!(writer.query_row("PRAGMA synchronous", [], |row| row.get(0)), Ok(2));
+        }
+    }
+
+    #[test]
+    fn a_path_with_signs_that_mean_something_in_a_uri_is_just_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("50% off?#ä b");
+        fs::create_dir(&odd).unwrap();
+        let path = database(&odd, "delete");
+        assert!(open_read(&path).is_ok());
+        assert!(open_finished(&path).is_ok());
+        assert_eq!(names(dir.path()), ["50% off?#ä b"]);
+    }
+}

@@ -49,7 +49,7 @@ pub fn copy(source: &Path, dest: &Path, limits: &Limits, control: &mut Control<'
     let (copied, ()) = copy_and(source, &partial, limits, control, &mut |_, _, _, _| Ok(()))?;
     match partial.publish(dest)? {
         Ok(()) => Ok(copied),
-        Err(_) => Err(Error::io(dest, "creating", std::io::ErrorKind::AlreadyExists.into())),
+        Err(_) => Err(Error::io(dest, "create", std::io::ErrorKind::AlreadyExists.into())),
     }
 }
 

@@ -413,3 +413,114 @@ fn integer_to_real(a: i64, b: f64) -> Ordering {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(first: &str, second: &str) -> (tempfile::TempDir, Diff) {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.db"), dir.path().join("b.db"));
+        Connection::open(&a).unwrap().execute_batch(first).unwrap();
+        Connection::open(&b).unwrap().execute_batch(second).unwrap();
+        let diff = rows(Side::Finished(&a), Side::Live(&b), 100, &Stop::new()).unwrap();
+        (dir, diff)
+    }
+
+    fn int(name: &str, value: i64) -> (String, Value) {
+        (name.to_owned(), Value::Integer(value))
+    }
+
+    #[test]
+    fn rows_are_paired_by_key_and_named_column_by_column() {
+        let schema = "CREATE TABLE stock (item TEXT, shop INT, n INT, note, PRIMARY KEY (item, shop));";
+        let (_dir, diff) = pair(
+            &format!(
+                "{schema} INSERT INTO stock VALUES ('dal', 1, 5, NULL), ('dal', 2, 6, NULL), ('rice', 1, 7, 'x');"
+            ),
+            &format!(
+                "{schema} INSERT INTO stock VALUES ('rice', 1, 9, 'x'), ('dal', 2, 6, NULL), ('tea', 1, 1, NULL);"
+            ),
+        );
+        let found = &diff.tables["stock"];
+        assert_eq!((found.inserted, found.deleted, found.changed, found.keyed), (1, 1, 1, true));
+        assert_eq!(found.changed_columns, BTreeMap::from([("n".to_owned(), 1)]));
+        let changed = found.rows.iter().find(|row| matches!(row.change, Change::Changed(_))).unwrap();
+        assert_eq!(changed.key, [("item".into(), Value::Text("rice".into())), int("shop", 1)]);
+        assert_eq!(changed.change, Change::Changed(vec![("n".into(), Value::Integer(7), Value::Integer(9))]));
+    }
+
+    #[test]
+    fn a_table_without_a_key_is_a_bag() {
+        let (_dir, diff) = pair(
+            "CREATE TABLE log (line); INSERT INTO log VALUES ('a'), ('a'), ('b'), (NULL), (NULL);",
+            "CREATE TABLE log (line); INSERT INTO log VALUES (NULL), ('b'), ('a'), ('c'), (NULL);",
+        );
+        let found = &diff.tables["log"];
+        assert_eq!((found.inserted, found.deleted, found.changed, found.keyed), (1, 1, 0, false));
+    }
+
+    #[test]
+    fn equal_databases_do_not_differ_whatever_their_layout() {
+        let fill = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE UNIQUE, r REAL);
+             INSERT INTO t VALUES (2, 'b', 0.5), (1, 'A', 2.0), (3, 'ä', NULL), (-5, '', -1e300);";
+        let (_dir, diff) = pair(fill, &format!("PRAGMA page_size = 512; {fill} VACUUM;"));
+        assert!(diff.is_empty(), "{diff:?}");
+    }
+
+    #[test]
+    fn keys_of_mixed_types_null_keys_and_large_numbers_are_ordered_as_sqlite_orders_them() {
+        let rows = "(NULL, 1), (NULL, 2), (1, 3), (1.5, 4), (9007199254740993, 5), (9007199254740992.0, 6), ('', 7),
+             ('a', 8), ('A', 9), (x'00', 10), (x'ff', 11), (-9223372036854775808, 12), (1e300, 13), (-1e300, 14)";
+        for prepare in ["", "PRAGMA encoding = 'UTF-16le';", "PRAGMA encoding = 'UTF-16be';"] {
+            let fill = format!(
+                "{prepare} CREATE TABLE t (k PRIMARY KEY, v); INSERT INTO t VALUES {rows}, ('ﬀ', 15), ('😀', 16);"
+            );
+            let (_dir, diff) = pair(&fill, &format!("{fill} UPDATE t SET v = -v WHERE v = 5;"));
+            let found = &diff.tables["t"];
+            assert_eq!((found.inserted, found.deleted, found.changed), (0, 0, 1), "{prepare} {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_value_counts() {
+        let schema = "CREATE TABLE t (k INTEGER PRIMARY KEY, v);";
+        let (_dir, diff) = pair(
+            &format!("{schema} INSERT INTO t VALUES (1, 1);"),
+            &format!("{schema} INSERT INTO t VALUES (1, 1.0);"),
+        );
+        assert_eq!(diff.tables["t"].changed, 1);
+    }
+
+    #[test]
+    fn other_tables_and_columns_are_named_and_common_columns_compared() {
+        let (_dir, diff) = pair(
+            "CREATE TABLE gone (a); INSERT INTO gone VALUES (1), (2); CREATE TABLE t (k INTEGER PRIMARY KEY, old, v);
+             INSERT INTO t VALUES (1, 'o', 'v');",
+            "CREATE TABLE new (a); CREATE TABLE t (k INTEGER PRIMARY KEY, v, extra DEFAULT 3);
+             INSERT INTO t VALUES (1, 'w', 3);",
+        );
+        assert_eq!(diff.only_first, BTreeMap::from([("gone".to_owned(), 2)]));
+        assert_eq!(diff.only_second, BTreeMap::from([("new".to_owned(), 0)]));
+        let found = &diff.tables["t"];
+        assert_eq!(
+            (&found.only_first[..], &found.only_second[..]),
+            (&["old".to_owned()][..], &["extra".to_owned()][..])
+        );
+        assert_eq!(found.changed_columns.keys().collect::<Vec<_>>(), ["v"]);
+    }
+
+    #[test]
+    fn the_limit_bounds_the_rows_and_not_the_counts() {
+        let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO t SELECT i FROM n;";
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.db"), dir.path().join("b.db"));
+        Connection::open(&a).unwrap().execute_batch("CREATE TABLE t (i INTEGER PRIMARY KEY)").unwrap();
+        Connection::open(&b)
+            .unwrap()
+            .execute_batch(&format!("CREATE TABLE t (i INTEGER PRIMARY KEY); {fill}"))
+            .unwrap();
+        let diff = rows(Side::Finished(&a), Side::Finished(&b), 7, &Stop::new()).unwrap();
+        assert_eq!((diff.tables["t"].inserted, diff.tables["t"].rows.len()), (500, 7));
+    }
+}

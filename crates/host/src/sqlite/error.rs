@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
+use crate::durable;
+
 /// A failed act on a SQLite file. Every variant leaves the database as it was, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -134,7 +136,7 @@ pub enum Error {
         why: String,
     },
     /// A file or folder could not be read or written.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -210,6 +212,15 @@ impl Error {
             Error::InUse { .. } => "Stop every process that has the file open, then try again.",
             Error::Io { .. } => "Check the folder and its permissions.",
             Error::Sqlite { .. } => "Read SQLite's message; the database is as it was.",
+        }
+    }
+}
+
+impl From<durable::Error> for Error {
+    fn from(error: durable::Error) -> Self {
+        match error {
+            durable::Error::Io { doing, path, cause } => Error::io(&path, doing, cause),
+            durable::Error::Rejected { path, why } => Error::Unreadable { path, why },
         }
     }
 }

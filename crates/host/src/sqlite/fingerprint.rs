@@ -338,3 +338,105 @@ pub fn fk_violations(connection: &Connection) -> rusqlite::Result<Known<u64>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(sql: &str) -> Fingerprint {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        connection.execute_batch(sql).unwrap();
+        Fingerprint::read(&connection, Depth::Content, &mut Control::default()).unwrap()
+    }
+
+    fn words(a: &Fingerprint, b: &Fingerprint) -> Vec<String> {
+        a.differences(b).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn order_and_layout_do_not_matter() {
+        let a = of("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 'x'), (2, 'y'), (2, 'y');");
+        let b = of(
+            "PRAGMA page_size = 512; CREATE TABLE t (a, b);
+             INSERT INTO t VALUES (2, 'y'), (9, 'z'), (1, 'x'), (2, 'y'); DELETE FROM t WHERE a = 9; VACUUM;",
+        );
+        assert_eq!(words(&a, &b), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_value_and_its_type_matter() {
+        let one = |value: &str| of(&format!("CREATE TABLE t (a); INSERT INTO t VALUES ({value});"));
+        let values = ["1", "1.0", "'1'", "x'31'", "NULL", "''", "x''", "-1", "'1 '", "0"];
+        for (place, a) in values.iter().enumerate() {
+            for b in &values[place + 1..] {
+                assert_eq!(words(&one(a), &one(b)), ["t has other values in as many rows"], "{a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_move_between_columns_or_rows_are_noticed() {
+        let a = of("CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 'y'), ('p', 'q');");
+        let columns = of("CREATE TABLE t (a, b); INSERT INTO t VALUES ('xy', ''), ('p', 'q');");
+        let rows = of("CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 'q'), ('p', 'y');");
+        let twice = of("CREATE TABLE t (a, b); INSERT INTO t VALUES ('x', 'y'), ('x', 'y');");
+        for other in [columns, rows, twice] {
+            assert_eq!(words(&a, &other), ["t has other values in as many rows"]);
+        }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let a =
+            of("CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, n); CREATE INDEX i ON orders (n);
+             INSERT INTO orders VALUES (1, 2), (2, 3); PRAGMA user_version = 4;");
+        let b = of("CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, n, note);
+             INSERT INTO orders VALUES (1, 2, NULL); CREATE TABLE coupons (code);");
+        assert_eq!(
+            words(&a, &b),
+            [
+                "index i is missing",
+                "table orders is changed",
+                "table coupons is new",
+                "orders has 1 rows instead of 2",
+                "the sequence of orders is 1 instead of 2",
+                "user_version is 0 instead of 4",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_kind_of_table_can_be_read() {
+        let print =
+            of("CREATE TABLE wr (k TEXT PRIMARY KEY, v) WITHOUT ROWID; INSERT INTO wr VALUES ('a', 1);
+             CREATE TABLE st (a INTEGER, b TEXT) STRICT; INSERT INTO st VALUES (1, 'b');
+             CREATE TABLE gen (a, b AS (a + 1), c AS (a * 2) STORED); INSERT INTO gen (a) VALUES (4);
+             CREATE VIRTUAL TABLE fts USING fts5(body); INSERT INTO fts VALUES ('fresh mangoes');
+             CREATE VIEW v AS SELECT a FROM st; CREATE TABLE \"odd \"\"name\" (\"select\", \"a b\");
+             INSERT INTO \"odd \"\"name\" VALUES (1, 2);");
+        for name in ["wr", "st", "gen", "odd \"name", "fts_content"] {
+            assert_eq!(print.tables[name].rows, 1, "{name}");
+            assert!(print.tables[name].hash.is_some(), "{name}");
+        }
+        assert!(!print.tables.contains_key("v") && !print.tables.contains_key("fts"));
+        assert_eq!(print.fk_violations, Known::Is(0));
+    }
+
+    #[test]
+    fn foreign_key_violations_are_counted_and_a_missing_parent_is_not_taken_for_none() {
+        let print = of("CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (p REFERENCES p);
+             INSERT INTO c VALUES (1), (2), (NULL);");
+        assert_eq!(print.fk_violations, Known::Is(2));
+        let broken =
+            of("CREATE TABLE p (id); CREATE TABLE c (p REFERENCES p (id)); INSERT INTO c VALUES (1);");
+        assert!(matches!(broken.fk_violations, Known::Unknown(_)), "{:?}", broken.fk_violations);
+    }
+
+    #[test]
+    fn it_survives_json() {
+        let print = of("CREATE TABLE t (a); INSERT INTO t VALUES (1);");
+        let text = serde_json::to_string(&print).unwrap();
+        assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), print);
+    }
+}

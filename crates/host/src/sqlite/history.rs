@@ -295,3 +295,131 @@ pub fn baseline(database: &Path, migrations: &Migrations, version: u64) -> Resul
     transaction.commit().map_err(failed)?;
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn migrations(versions: &[u64]) -> Migrations {
+        let one = |version: &u64| Migration {
+            version: *version,
+            description: format!("step {version}"),
+            path: PathBuf::from(format!("{version:04}_step.sql")),
+            sql: "SELECT 1".into(),
+            checksum: format!("sum {version}"),
+            down: None,
+        };
+        Migrations { all: versions.iter().map(one).collect(), gaps: Vec::new() }
+    }
+
+    fn database(sql: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn an_empty_database_has_everything_pending() {
+        let (_dir, path) = database("");
+        assert_eq!(status(&path, &migrations(&[1, 2])).unwrap().pending, [1, 2]);
+    }
+
+    #[test]
+    fn tables_without_a_history_are_not_guessed_at() {
+        let (_dir, path) = database("CREATE TABLE orders (id)");
+        let error = status(&path, &migrations(&[1])).unwrap_err();
+        assert!(matches!(&error, Error::NotBaselined { tables, .. } if tables == &["orders"]), "{error}");
+        assert!(
+            status(&path, &Migrations::default()).unwrap().pending.is_empty(),
+            "nothing to know without files"
+        );
+        baseline(&path, &migrations(&[1, 2, 3]), 2).unwrap();
+        assert_eq!(status(&path, &migrations(&[1, 2, 3])).unwrap().pending, [3]);
+    }
+
+    #[test]
+    fn versions_are_read_in_every_form_in_which_users_have_them() {
+        for (declared, lines) in [
+            ("version INTEGER UNIQUE", "(1), (2), (10)"),
+            ("version TEXT UNIQUE", "('1'), ('2'), ('10')"),
+            ("version TEXT PRIMARY KEY", "('0001'), ('0002'), ('0010')"),
+            ("version VARCHAR(20)", "('v1'), ('v2'), ('v10')"),
+            ("version TEXT", "('0001_first'), ('0002_second'), ('0010_tenth')"),
+        ] {
+            let (_dir, path) = database(&format!(
+                "CREATE TABLE schema_version ({declared}); INSERT INTO schema_version VALUES {lines};"
+            ));
+            let found = status(&path, &migrations(&[1, 2, 3, 10, 11])).unwrap();
+            assert_eq!(found.pending, [3, 11], "{declared}");
+            assert_eq!(found.out_of_order, [3], "{declared}");
+            let versions: Vec<_> = found.applied.iter().filter_map(|line| line.version).collect();
+            assert_eq!(versions, [1, 2, 10], "{declared}");
+        }
+    }
+
+    #[test]
+    fn what_is_newer_foreign_failed_or_edited_is_named() {
+        let (_dir, path) = database(
+            "CREATE TABLE schema_version (version INT UNIQUE, description, status);
+             INSERT INTO schema_version VALUES (1, 'a', 'applied'), (2, 'b', 'failed'), (9, 'newer', 'applied');
+             CREATE TABLE plimsoll_migrations (version INTEGER PRIMARY KEY, checksum);
+             INSERT INTO plimsoll_migrations VALUES (1, 'another sum');",
+        );
+        let found = status(&path, &migrations(&[1, 2])).unwrap();
+        assert_eq!(found.pending, [2]);
+        assert_eq!(found.failed, ["2"]);
+        assert_eq!(found.edited, [1]);
+        assert_eq!(found.missing_files.iter().map(|l| l.description.as_str()).collect::<Vec<_>>(), ["newer"]);
+    }
+
+    #[test]
+    fn a_table_of_that_name_that_is_something_else_is_refused() {
+        let (_dir, path) = database("CREATE TABLE schema_version (what)");
+        assert!(matches!(status(&path, &migrations(&[1])), Err(Error::ForeignHistory { .. })));
+    }
+
+    #[test]
+    fn a_new_line_has_the_form_of_the_lines_before_it() {
+        let cases = [
+            ("", "integer|3|success|text"),
+            (
+                "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version TEXT UNIQUE, description, applied_at TIMESTAMP, status);
+                 INSERT INTO schema_version VALUES (1, '002', 'b', '2025-01-01 10:00:00', 'completed');",
+                "text|003|completed|text",
+            ),
+            (
+                "CREATE TABLE schema_version (applied_at INTEGER, status, version INTEGER UNIQUE, description);
+                 INSERT INTO schema_version VALUES (1700000000, 'ok', 2, 'b');",
+                "integer|3|ok|integer",
+            ),
+            ("CREATE TABLE schema_version (version VARCHAR PRIMARY KEY)", "text|0003|none|none"),
+        ];
+        for (sql, expected) in cases {
+            let (_dir, path) = database(sql);
+            let connection = Connection::open(&path).unwrap();
+            let all = migrations(&[3]);
+            record(&connection, &Record { migration: &all.all[0], mode: "m", duration_ms: 1, run: None })
+                .unwrap();
+            let table = &schema::tables(&connection).unwrap()[TABLE];
+            let column =
+                |name: &str, sql: &str| if table.has(name) { sql.to_owned() } else { "'none'".to_owned() };
+            let found: String = connection
+                .query_row(
+                    &format!(
+                        "SELECT typeof(version) || '|' || version || '|' || {} || '|' || {} FROM schema_version
+                         WHERE CAST(version AS INTEGER) = 3",
+                        column("status", "status"),
+                        column("applied_at", "typeof(applied_at)")
+                    ),
+                    [],
+                    |row| row.get(0),
+                )
+                .unwrap();
+            assert_eq!(found, expected, "{sql}");
+            assert!(status(&path, &all).unwrap().pending.is_empty(), "{sql}");
+        }
+    }
+}

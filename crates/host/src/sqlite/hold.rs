@@ -151,3 +151,60 @@ fn writers_kept_out(shm: &Path) -> bool {
     };
     held(WRITE_LOCK) && held(CHECKPOINT_LOCK)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// The app's checkpoint waits for our read transaction and keeps its writers out meanwhile.
+    #[test]
+    fn a_checkpoint_that_waits_for_us_makes_us_give_up_and_a_long_write_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        let app = Connection::open(&path).unwrap();
+        app.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        app.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1);").unwrap();
+        let reader = super::super::connection::open_read(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t;").unwrap();
+        let limits = Limits { writer_wait: Duration::from_millis(100), ..Limits::default() };
+
+        let hold = Hold::begin(&path, limits, &Stop::new());
+        app.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2);").unwrap();
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            assert!(!hold.must_end(), "a long write transaction is not our doing");
+            thread::sleep(Duration::from_millis(5));
+        }
+        app.execute_batch("COMMIT").unwrap();
+
+        let hold = Hold::begin(&path, limits, &Stop::new());
+        app.busy_timeout(Duration::from_secs(30)).unwrap();
+        let checkpoint = thread::spawn(move || {
+            app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !hold.must_end() {
+            assert!(Instant::now() < deadline, "it is noticed");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(hold.given_up().unwrap().contains("checkpoint"), "{:?}", hold.given_up());
+        drop(reader);
+        assert_eq!(checkpoint.join().unwrap(), Ok(0), "the checkpoint goes through once we have let go");
+    }
+
+    #[test]
+    fn time_and_growth_of_the_log_are_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        let hold = Hold::begin(&path, Limits { log_growth: 10, ..Limits::default() }, &Stop::new());
+        assert!(!hold.must_end());
+        fs::write(beside(&path, "-wal"), [0; 100]).unwrap();
+        thread::sleep(Duration::from_millis(25));
+        assert!(hold.must_end());
+        assert!(hold.given_up().unwrap().contains("100 bytes"));
+        let hold = Hold::begin(&path, Limits { hold: Duration::ZERO, ..Limits::default() }, &Stop::new());
+        assert!(hold.must_end());
+    }
+}

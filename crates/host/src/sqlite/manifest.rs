@@ -1,15 +1,15 @@
 //! What is known about a backup, kept beside it. A backup without a manifest does not count.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::connection::beside;
-use super::partial::Partial;
 use super::{Error, Fingerprint, JournalMode};
+use crate::durable;
 
 /// How far a backup has come. It is made as a partial file without a manifest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize, Deserialize)]
@@ -111,14 +111,7 @@ impl Manifest {
         let path = Manifest::path_for(backup);
         let text = serde_json::to_string_pretty(self)
             .map_err(|e| Error::Manifest { path: path.clone(), why: e.to_string() })?;
-        let folder = backup.parent().unwrap_or(Path::new("."));
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = Partial::new(folder, &name)?;
-        fs::OpenOptions::new()
-            .write(true)
-            .open(partial.path())
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")))
-            .map_err(|e| Error::io(&path, "writing", e))?;
-        partial.replace(&path)
+        durable::write(&path, durable::PRIVATE, format!("{text}\n").as_bytes())?;
+        Ok(())
     }
 }

@@ -264,7 +264,7 @@ fn apply_self_managed(
 ) -> Result<Applied, Error> {
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let folder = database.with_file_name(format!("{name}.before-{}", job.migration.version));
-    fs::create_dir_all(&folder).map_err(|e| super::Error::io(&folder, "creating", e))?;
+    fs::create_dir_all(&folder).map_err(|e| super::Error::io(&folder, "create", e))?;
     let kept = folder.join(&*name);
     remove_with_sides(&kept);
     copy(database, &kept, &Limits::default(), control)?;
@@ -429,4 +429,200 @@ pub(crate) fn run_script(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::fingerprint::Depth;
+    use crate::sqlite::{Fingerprint, connection::open_read};
+
+    const SHOP: &str = "PRAGMA journal_mode = WAL; CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT);
+         CREATE TABLE lines (id INTEGER PRIMARY KEY, order_id INT REFERENCES orders (id) ON DELETE CASCADE);
+         INSERT INTO orders VALUES (1, 'a'), (2, 'b'); INSERT INTO lines VALUES (1, 1), (2, 2);";
+
+    fn database() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        Connection::open(&path).unwrap().execute_batch(SHOP).unwrap();
+        (dir, path)
+    }
+
+    fn job(version: u64, sql: &str, foreign_keys: ForeignKeys) -> Job {
+        let migration = Migration {
+            version,
+            description: "test".into(),
+            path: PathBuf::from(format!("{version:04}_test.sql")),
+            sql: sql.to_owned(),
+            checksum: "sum".into(),
+            down: None,
+        };
+        Job { mode: Mode { foreign_keys, wrap: wrap_of(sql) }, migration }
+    }
+
+    fn apply_to(path: &Path, jobs: &[Job], acknowledged: &[&str]) -> Result<Vec<Applied>, Error> {
+        let acknowledged: Vec<String> = acknowledged.iter().map(ToString::to_string).collect();
+        apply(path, jobs, &acknowledged, Some("000001"), &mut Control::default(), &mut |_| {})
+    }
+
+    fn print(path: &Path) -> Fingerprint {
+        Fingerprint::of(path, Depth::Content, &mut Control::default()).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_applied_migration_is_written_down_and_on_the_disk() {
+        let (dir, path) = database();
+        let done = apply_to(&path, &[job(7, "CREATE TABLE tags (t)", ForeignKeys::On)], &[]).unwrap();
+        assert_eq!((done[0].version, done[0].class), (7, Class::Additive));
+        let reader = open_read(&path).unwrap();
+        let line: String = reader
+            .query_row(
+                "SELECT version || '|' || description || '|' || status FROM schema_version",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(line, "7|test|success");
+        let side: String = reader
+            .query_row("SELECT checksum || '|' || mode || '|' || run FROM plimsoll_migrations", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(side, "sum|foreign keys on, one transaction|000001");
+        drop(reader);
+        assert_eq!(names(dir.path()), ["store.db"], "the log is folded in when nobody else has it open");
+    }
+
+    #[test]
+    fn a_failing_statement_leaves_the_database_as_it_was_and_names_its_line() {
+        for wrap in ["", "BEGIN;", "PRAGMA synchronous = FULL;"] {
+            let (dir, path) = database();
+            let before = print(&path);
+            let sql = format!(
+                "{wrap}\nUPDATE orders SET note = 'x';\nCREATE TABLE t (a);\nINSERT INTO nowhere VALUES (1);"
+            );
+            let error = apply_to(&path, &[job(1, &sql, ForeignKeys::On)], &[]).unwrap_err();
+            assert!(
+                matches!(&error, Error::Statement { line: 4, why, .. } if why.contains("nowhere")),
+                "{wrap}: {error}"
+            );
+            assert_eq!(before.differences(&print(&path)), vec![], "{wrap}");
+            assert_eq!(names(dir.path()), ["store.db"], "{wrap}");
+        }
+    }
+
+    #[test]
+    fn what_was_applied_before_a_failure_stays_and_is_told() {
+        let (_dir, path) = database();
+        let jobs = [job(1, "CREATE TABLE a (b)", ForeignKeys::On), job(2, "NONSENSE", ForeignKeys::On)];
+        let mut told = Vec::new();
+        let outcome =
+            apply(&path, &jobs, &[], None, &mut Control::default(), &mut |done| told.push(done.version));
+        assert!(outcome.is_err());
+        assert_eq!(told, [1]);
+        let applied: i64 = open_read(&path)
+            .unwrap()
+            .query_row("SELECT max(version) FROM schema_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(applied, 1);
+    }
+
+    /// Row counts are what catches it: foreign keys and integrity are fine afterwards.
+    #[test]
+    fn losses_that_nobody_acknowledged_roll_back() {
+        let rebuild =
+            "CREATE TABLE n (id INTEGER PRIMARY KEY, note TEXT); INSERT INTO n SELECT * FROM orders;
+             DROP TABLE orders; ALTER TABLE n RENAME TO orders;";
+        let (_dir, path) = database();
+        let before = print(&path);
+        let error = apply_to(&path, &[job(1, rebuild, ForeignKeys::On)], &["rows:orders"]).unwrap_err();
+        let Error::Loss { losses, .. } = &error else { panic!("{error}") };
+        assert_eq!(
+            losses.iter().map(|l| (l.word.as_str(), l.quantity)).collect::<Vec<_>>(),
+            [("rows:lines", 2)]
+        );
+        assert_eq!(before.differences(&print(&path)), vec![]);
+        let done = apply_to(&path, &[job(1, rebuild, ForeignKeys::On)], &["rows:lines"]).unwrap();
+        assert_eq!(done[0].losses.len(), 1);
+        let (_dir, path) = database();
+        assert!(apply_to(&path, &[job(1, rebuild, ForeignKeys::Off)], &[]).unwrap()[0].losses.is_empty());
+    }
+
+    #[test]
+    fn a_self_managed_file_that_loses_or_fails_is_taken_back() {
+        for (sql, word) in [
+            ("VACUUM; DELETE FROM lines;", "rows:lines"),
+            ("VACUUM; DELETE FROM lines; NONSENSE;", "NONSENSE"),
+        ] {
+            let (dir, path) = database();
+            let before = print(&path);
+            let error = apply_to(&path, &[job(1, sql, ForeignKeys::On)], &[]).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+            assert_eq!(before.differences(&print(&path)), vec![]);
+            assert_eq!(names(dir.path()), ["store.db"]);
+        }
+    }
+
+    #[test]
+    fn a_deadline_rolls_back() {
+        let (_dir, path) = database();
+        let before = print(&path);
+        let endless = "UPDATE orders SET note = 'x';
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;";
+        let stop = Stop::new().by(Instant::now() + Duration::from_millis(100));
+        let jobs = [job(1, endless, ForeignKeys::On)];
+        let error = apply(&path, &jobs, &[], None, &mut Control::quiet(stop), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, Error::Database(super::super::Error::Deadline { .. })), "{error}");
+        assert_eq!(before.differences(&print(&path)), vec![]);
+    }
+
+    #[test]
+    fn one_that_somebody_else_applied_meanwhile_is_not_applied_again() {
+        let (_dir, path) = database();
+        let jobs = [job(1, "UPDATE orders SET note = note || '!'", ForeignKeys::On)];
+        apply_to(&path, &jobs, &[]).unwrap();
+        assert!(matches!(apply_to(&path, &jobs, &[]), Err(Error::Raced { .. })));
+        let note: String = open_read(&path)
+            .unwrap()
+            .query_row("SELECT note FROM orders WHERE id = 1", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(note, "a!");
+    }
+
+    #[test]
+    fn a_file_that_writes_its_own_line_is_left_to_it() {
+        let (_dir, path) = database();
+        let sql = "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version INT UNIQUE, description, applied_at, status);
+             INSERT INTO schema_version (version, description, status) VALUES (1, 'by itself', 'done');";
+        apply_to(&path, &[job(1, sql, ForeignKeys::On)], &[]).unwrap();
+        let line: String = open_read(&path)
+            .unwrap()
+            .query_row("SELECT group_concat(description) FROM schema_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(line, "by itself");
+    }
+
+    #[test]
+    fn the_way_to_wrap_is_seen_in_the_statements() {
+        for (sql, wrap) in [
+            ("CREATE TABLE a (b); -- BEGIN; VACUUM;", Wrap::Whole),
+            ("BEGIN TRANSACTION; SELECT 1; COMMIT;", Wrap::Rewrapped),
+            ("PRAGMA foreign_keys=off; SELECT 1;", Wrap::Rewrapped),
+            ("PRAGMA main.foreign_keys = 0", Wrap::Rewrapped),
+            ("INSERT INTO a VALUES ('VACUUM'); VACUUM;", Wrap::SelfManaged),
+            ("PRAGMA journal_mode = WAL", Wrap::SelfManaged),
+            ("BEGIN; SELECT 1; ROLLBACK;", Wrap::SelfManaged),
+            ("SAVEPOINT a; ROLLBACK TO a; RELEASE a;", Wrap::Whole),
+            ("CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END;", Wrap::Whole),
+        ] {
+            assert_eq!(wrap_of(sql), wrap, "{sql}");
+        }
+    }
 }

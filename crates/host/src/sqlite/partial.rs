@@ -37,11 +37,11 @@ impl Partial {
                 Ok(file) => file,
                 // Left by an earlier process with the same number.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(Error::io(&path, "creating", e)),
+                Err(e) => return Err(Error::io(&path, "create", e)),
             };
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-                .map_err(|e| Error::io(&path, "locking", e.into()))?;
-            return Ok(Partial { path, lock: lock, published: false });
+                .map_err(|e| Error::io(&path, "lock", e.into()))?;
+            return Ok(Partial { path, lock, published: false });
         }
     }
 
@@ -52,7 +52,7 @@ impl Partial {
     /// Empties the file for another attempt.
     pub(crate) fn empty(&self) -> Result<(), Error> {
         let _ = fs::remove_file(beside(&self.path, "-journal"));
-        self.lock.set_len(0).map_err(|e| Error::io(&self.path, "emptying", e))
+        self.lock.set_len(0).map_err(|e| Error::io(&self.path, "empty", e))
     }
 
     /// Syncs the file and gives it its name, unless something has that name already: then `Ok(Err(self))`.
@@ -61,7 +61,7 @@ impl Partial {
         match rename_new(&self.path, dest) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Err(self)),
-            Err(e) => return Err(Error::io(dest, "naming", e)),
+            Err(e) => return Err(Error::io(dest, "name", e)),
         }
         self.published = true;
         sync_folder_of(dest)?;
@@ -71,7 +71,7 @@ impl Partial {
     /// Syncs the file and puts it in the place of `dest`, which may exist.
     pub(crate) fn replace(mut self, dest: &Path) -> Result<(), Error> {
         sync_file(&self.path)?;
-        fs::rename(&self.path, dest).map_err(|e| Error::io(dest, "replacing", e))?;
+        fs::rename(&self.path, dest).map_err(|e| Error::io(dest, "replace", e))?;
         self.published = true;
         sync_folder_of(dest)
     }
@@ -101,12 +101,12 @@ pub fn leftovers(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(folder, "listing", e)),
+        Err(e) => return Err(Error::io(folder, "list", e)),
     };
     let start = format!("{name}{MARK}");
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|e| Error::io(folder, "listing", e))?;
+        let entry = entry.map_err(|e| Error::io(folder, "list", e))?;
         let file_name = entry.file_name();
         if !file_name.to_string_lossy().starts_with(&start)
             || !entry.file_type().is_ok_and(|kind| kind.is_file())
@@ -136,7 +136,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn sync_file(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io(path, "syncing", e))
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io(path, "sync", e))
 }
 
 pub(crate) fn sync_folder_of(path: &Path) -> Result<(), Error> {
@@ -150,7 +150,7 @@ pub(crate) fn sync_folder_of(path: &Path) -> Result<(), Error> {
 /// An error when the folder's file system has less than `need` bytes free for us.
 pub(crate) fn room(folder: &Path, need: u64) -> Result<(), Error> {
     let found =
-        rustix::fs::statvfs(folder).map_err(|e| Error::io(folder, "asking for free room in", e.into()))?;
+        rustix::fs::statvfs(folder).map_err(|e| Error::io(folder, "ask for free room in", e.into()))?;
     let have = found.f_bavail.saturating_mul(found.f_frsize);
     if have < need { Err(Error::NoRoom { folder: folder.to_owned(), need, have }) } else { Ok(()) }
 }

@@ -278,7 +278,7 @@ impl Witness {
         let header = match mode {
             JournalMode::Wal => None,
             JournalMode::Rollback => {
-                let file = File::open(target).map_err(|e| Error::io(target, "opening", e))?;
+                let file = File::open(target).map_err(|e| Error::io(target, "open", e))?;
                 let counter = change_counter(&file, target)?;
                 Some((file, counter))
             }
@@ -315,7 +315,7 @@ fn change_counter(file: &File, target: &Path) -> Result<[u8; 4], Error> {
     match file.read_exact_at(&mut counter, 24) {
         // An empty file is an empty database.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok([0; 4]),
-        other => other.map(|()| counter).map_err(|e| Error::io(target, "reading", e)),
+        other => other.map(|()| counter).map_err(|e| Error::io(target, "read", e)),
     }
 }
 
@@ -366,7 +366,7 @@ fn replace(
     for suffix in ["-wal", "-shm", "-journal"] {
         match fs::remove_file(beside(target, suffix)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(&beside(target, suffix), "removing", e));
+                return Err(Error::io(&beside(target, suffix), "remove", e));
             }
             _ => {}
         }
@@ -387,11 +387,12 @@ fn replace(
 }
 
 fn nobody_has_it(target: &Path, options: &Options) -> Result<(), Error> {
-    let found = openers::of(target).map_err(|e| Error::io(Path::new("/proc"), "looking through", e))?;
+    let found = openers::of(target).map_err(|e| Error::io(Path::new("/proc"), "look through", e))?;
+    let list = |pids: &[u32]| pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     let why = if !found.pids.is_empty() {
-        format!("open in process {}", found.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
-    } else if found.hidden > 0 && !options.app_stopped {
-        format!("{} processes could not be looked into, so whether it is open is unknown", found.hidden)
+        format!("open in process {}", list(&found.pids))
+    } else if !found.hidden.is_empty() && !options.app_stopped {
+        format!("whether it is open is unknown: process {} could not be looked into", list(&found.hidden))
     } else {
         return Ok(());
     };
@@ -413,18 +414,18 @@ fn fold_in(target: &Path) -> Result<(), Error> {
 
 /// Copies a damaged database and what lies beside it as plain files: nobody has it open, this process neither.
 fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
-    fs::create_dir_all(&options.folder).map_err(|e| Error::io(&options.folder, "creating", e))?;
+    fs::create_dir_all(&options.folder).map_err(|e| Error::io(&options.folder, "create", e))?;
     let aside = options.folder.join(damaged_name(target));
     for suffix in ["", "-wal", "-journal"] {
         let (from, to) = (beside(target, suffix), beside(&aside, suffix));
         match fs::copy(&from, &to) {
             Ok(_) => {
                 fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
-                    .map_err(|e| Error::io(&to, "protecting", e))?;
+                    .map_err(|e| Error::io(&to, "protect", e))?;
                 sync_file(&to)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
-            Err(e) => return Err(Error::io(&from, "keeping", e)),
+            Err(e) => return Err(Error::io(&from, "keep", e)),
         }
     }
     sync_folder_of(&aside)?;
@@ -437,7 +438,7 @@ fn build(backup: &Path, target: &Path, control: &mut Control<'_>) -> Result<Part
     let (bytes, sha256) = hash_file(backup, &control.stop)?;
     room(folder, bytes + (1 << 20))?;
     let partial = Partial::new(folder, &target.file_name().unwrap_or_default().to_string_lossy())?;
-    fs::copy(backup, partial.path()).map_err(|e| Error::io(partial.path(), "writing", e))?;
+    fs::copy(backup, partial.path()).map_err(|e| Error::io(partial.path(), "write", e))?;
     let (_, copied) = hash_file(partial.path(), &control.stop)?;
     if copied != sha256 {
         let differences = vec!["its hash".to_owned()];
@@ -450,15 +451,307 @@ fn build(backup: &Path, target: &Path, control: &mut Control<'_>) -> Result<Part
     }
     let (mode, owner) = match fs::metadata(target) {
         Ok(old) => (old.permissions().mode() & 0o7777, old),
-        Err(_) => (0o600, fs::metadata(folder).map_err(|e| Error::io(folder, "looking at", e))?),
+        Err(_) => (0o600, fs::metadata(folder).map_err(|e| Error::io(folder, "look at", e))?),
     };
-    let made = fs::metadata(partial.path()).map_err(|e| Error::io(partial.path(), "looking at", e))?;
+    let made = fs::metadata(partial.path()).map_err(|e| Error::io(partial.path(), "look at", e))?;
     if (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
         // Only root may; anybody else restores a file of their own.
         chown(partial.path(), Some(owner.uid()), Some(owner.gid()))
-            .map_err(|e| Error::io(partial.path(), "giving its owner to", e))?;
+            .map_err(|e| Error::io(partial.path(), "set the owner of", e))?;
     }
     fs::set_permissions(partial.path(), fs::Permissions::from_mode(mode))
-        .map_err(|e| Error::io(partial.path(), "protecting", e))?;
+        .map_err(|e| Error::io(partial.path(), "protect", e))?;
     Ok(partial)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::sqlite::Stop;
+
+    fn database(path: &Path, prepare: &str, rows: u32, note: &str) {
+        let own = Connection::open(path).unwrap();
+        own.execute_batch(prepare).unwrap();
+        own.execute_batch(&format!(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT); CREATE INDEX by_note ON orders (note);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+             INSERT INTO orders SELECT i, '{note} ' || printf('%.*c', 80, 'x') || i FROM n;",
+        ))
+        .unwrap();
+    }
+
+    fn back_up(path: &Path, folder: &Path) -> super::super::backup::Backup {
+        create(&Request::new(path, folder, "test"), &mut Control::default()).unwrap()
+    }
+
+    fn restore(backup: &Path, target: &Path, guard: Guard<'_>, folder: &Path) -> Result<Restored, Error> {
+        into(backup, target, guard, &Options::new(folder), &mut Control::default())
+    }
+
+    fn notes(path: &Path, like: &str) -> i64 {
+        let reader = open_read(path).unwrap();
+        reader.query_row("SELECT count(*) FROM orders WHERE note LIKE ?1", [like], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_live_database_is_restored_under_a_connection_that_stays_open() {
+        for (mode, name) in [("WAL", "wal"), ("DELETE", "delete")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store.db");
+            database(&path, &format!("PRAGMA journal_mode = {mode}"), 300, "old");
+            let made = back_up(&path, dir.path());
+            let app = Connection::open(&path).unwrap();
+            app.execute_batch("UPDATE orders SET note = 'new'; INSERT INTO orders VALUES (999, 'new');")
+                .unwrap();
+            let restored = restore(&made.path, &path, Guard::Any, dir.path()).unwrap();
+            assert_eq!(restored.method, Method::Through);
+            assert_eq!(restored.differences, Vec::<String>::new());
+            // The app goes on with the same file, and what it writes now arrives.
+            app.execute("INSERT INTO orders VALUES (1000, 'after')", []).unwrap();
+            assert_eq!((notes(&path, "old%"), notes(&path, "new"), notes(&path, "after")), (300, 0, 1));
+            let is: String = app.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(is, name);
+            // What was replaced is a verified backup.
+            let kept = restored.kept.unwrap();
+            assert_eq!(notes(&kept, "new"), 301);
+            assert_eq!(Manifest::read(&kept).unwrap().unwrap().reason, "before-restore");
+        }
+    }
+
+    #[test]
+    fn a_bad_backup_is_never_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "", 300, "old");
+        let made = back_up(&path, dir.path());
+        let mut bytes = fs::read(&made.path).unwrap();
+        let last = bytes.len() - 20;
+        bytes[last] ^= 1;
+        fs::write(&made.path, bytes).unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = restore(&made.path, &path, Guard::Any, dir.path()).unwrap_err();
+        assert!(matches!(error, Error::BadBackup { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_write_that_the_caller_did_not_know_of_aborts_it() {
+        for mode in ["WAL", "DELETE"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store.db");
+            database(&path, &format!("PRAGMA journal_mode = {mode}"), 50, "old");
+            let made = back_up(&path, dir.path());
+            let judged = Fingerprint::of(&path, Depth::Content, &mut Control::default()).unwrap();
+            let watcher = Watcher::open(&path).unwrap();
+            assert!(restore(&made.path, &path, Guard::Equals(&judged), dir.path()).is_ok());
+            // That restore was a write too.
+            assert!(watcher.changed().unwrap());
+            let mut watcher = watcher;
+            watcher.accept().unwrap();
+            let app = Connection::open(&path).unwrap();
+            app.execute("INSERT INTO orders VALUES (51, 'order at the last moment')", []).unwrap();
+            for guard in [Guard::Equals(&judged), Guard::Watched(&watcher)] {
+                let error = restore(&made.path, &path, guard, dir.path()).unwrap_err();
+                assert!(matches!(error, Error::Changed { .. }), "{mode}: {error}");
+            }
+            assert_eq!(notes(&path, "order at%"), 1);
+        }
+    }
+
+    /// The window that no look beforehand can close: between the last look and the write lock.
+    #[test]
+    fn a_write_just_before_the_lock_aborts_it() {
+        for (name, mode) in [("WAL", JournalMode::Wal), ("DELETE", JournalMode::Rollback)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store.db");
+            database(&path, &format!("PRAGMA journal_mode = {name}"), 50, "old");
+            let made = back_up(&path, dir.path());
+            let source = open_finished(&made.path).unwrap();
+            let witness = Witness::begin(open_read(&path).unwrap(), &path, mode).unwrap();
+            let mut writer = open_write(&path, ForeignKeys::Off).unwrap();
+            let options = Options::new(dir.path());
+            let app = Connection::open(&path).unwrap();
+            app.execute("INSERT INTO orders VALUES (51, 'late')", []).unwrap();
+            let error = write_pages(&source, &mut writer, &witness, &path, &options, &mut Control::default())
+                .unwrap_err();
+            assert!(matches!(error, Error::Changed { .. }), "{name}: {error}");
+            assert_eq!(notes(&path, "late"), 1);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_does_not_let_go_makes_it_busy_and_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA journal_mode = WAL", 50, "old");
+        let made = back_up(&path, dir.path());
+        let app = Connection::open(&path).unwrap();
+        app.execute_batch("BEGIN IMMEDIATE; INSERT INTO orders VALUES (51, 'in flight')").unwrap();
+        let mut options = Options::new(dir.path());
+        options.lock_wait = Duration::from_millis(50);
+        let stop = Stop::new().by(Instant::now() + Duration::from_secs(20));
+        let error = into(&made.path, &path, Guard::Any, &options, &mut Control::quiet(stop)).unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        app.execute_batch("COMMIT").unwrap();
+        assert_eq!(notes(&path, "in flight"), 1);
+    }
+
+    #[test]
+    fn a_stop_in_the_midst_leaves_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA page_size = 512; PRAGMA journal_mode = WAL", 9_000, "old");
+        let made = back_up(&path, dir.path());
+        Connection::open(&path).unwrap().execute("UPDATE orders SET note = 'new'", []).unwrap();
+        let stop = Stop::new();
+        let asked = stop.clone();
+        let mut control = Control::new(stop, move |progress| {
+            if progress.phase == Phase::Restoring {
+                asked.ask();
+            }
+        });
+        let error = into(&made.path, &path, Guard::Any, &Options::new(dir.path()), &mut control).unwrap_err();
+        assert!(matches!(error, Error::Stopped { .. }), "{error}");
+        assert_eq!(notes(&path, "new"), 9_000);
+    }
+
+    #[test]
+    fn a_missing_a_damaged_and_a_differently_paged_file_are_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA journal_mode = WAL", 300, "old");
+        let made = back_up(&path, dir.path());
+        let replaced = |why: &str| {
+            let mut options = Options::new(dir.path());
+            // There may be processes here that cannot be looked into; that nobody has it open is certain.
+            options.app_stopped = true;
+            let restored = into(&made.path, &path, Guard::Any, &options, &mut Control::default()).unwrap();
+            assert_eq!(restored.method, Method::Renamed, "{why}");
+            assert_eq!((notes(&path, "old%"), restored.differences), (300, vec![]), "{why}");
+            let mode = journal_mode(&open_read(&path).unwrap()).unwrap();
+            assert_eq!(mode, JournalMode::Wal, "{why}");
+            restored.kept
+        };
+        fs::remove_file(&path).unwrap();
+        assert_eq!(replaced("missing"), None);
+
+        fs::write(&path, "scribble".repeat(4096)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(beside(&path, "-wal"), "an old log").unwrap();
+        let kept = replaced("damaged").unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), "scribble".repeat(4096).as_bytes());
+        assert_eq!(fs::read(beside(&kept, "-wal")).unwrap(), b"an old log");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+
+        fs::remove_file(&path).unwrap();
+        database(&path, "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL", 20, "other");
+        let kept = replaced("other page size").unwrap();
+        assert_eq!(notes(&kept, "other%"), 20);
+    }
+
+    /// Measured: a file renamed under a live process loses every later order without an error.
+    #[test]
+    fn a_file_that_somebody_has_open_is_not_renamed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA journal_mode = WAL", 30, "old");
+        let made = back_up(&path, dir.path());
+        fs::remove_file(&path).unwrap();
+        database(&path, "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL", 20, "other");
+        let app = Connection::open(&path).unwrap();
+        app.query_row("SELECT count(*) FROM orders", [], |_| Ok(())).unwrap();
+        let error = restore(&made.path, &path, Guard::Any, dir.path()).unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        app.execute("INSERT INTO orders VALUES (21, 'other still')", []).unwrap();
+        assert_eq!(notes(&path, "other%"), 21);
+    }
+
+    /// Measured on paper's `cp`: a log left beside brought the bad rows back and `integrity_check` said ok.
+    #[test]
+    fn the_log_of_the_replaced_database_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA journal_mode = WAL", 30, "old");
+        let made = back_up(&path, dir.path());
+        let app = open_write(&path, ForeignKeys::On).unwrap();
+        app.execute("UPDATE orders SET note = 'bad'", []).unwrap();
+        drop(app);
+        assert!(beside(&path, "-wal").exists());
+        restore(&made.path, &path, Guard::Any, dir.path()).unwrap();
+        assert_eq!((notes(&path, "old%"), notes(&path, "bad")), (30, 0));
+    }
+
+    const CHILD: &str = "PLIMSOLL_TEST_RESTORES_IN";
+
+    /// Not a test of its own: what [`killed_at_any_moment_it_leaves_the_old_or_the_new_whole`] kills.
+    #[test]
+    fn child_that_restores_for_ever() {
+        let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+        let path = folder.join("store.db");
+        let backups = ["one", "two"].map(|name| folder.join(name));
+        for round in 0_u32.. {
+            for backup in &backups {
+                let kept = folder.join("kept");
+                into(backup, &path, Guard::Any, &Options::new(&kept), &mut Control::default()).unwrap();
+                let _ = fs::remove_dir_all(&kept);
+            }
+            fs::write(folder.join("rounds"), round.to_string()).unwrap();
+        }
+    }
+
+    fn killed(mode: &str, moments: u64) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, &format!("PRAGMA journal_mode = {mode}"), 2_000, "two");
+        let prints: Vec<Fingerprint> = ["one", "two"]
+            .iter()
+            .map(|name| {
+                let other = dir.path().join(format!("{name}.db"));
+                database(&other, "", 2_000 + u32::try_from(name.len()).unwrap(), name);
+                copy(&other, &dir.path().join(name), &Limits::default(), &mut Control::default()).unwrap();
+                Fingerprint::of(&dir.path().join(name), Depth::Content, &mut Control::default()).unwrap()
+            })
+            .collect();
+        let mut seen = [0; 2];
+        for moment in 0..moments {
+            let rounds = dir.path().join("rounds");
+            let _ = fs::remove_file(&rounds);
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "sqlite::restore::tests::child_that_restores_for_ever", "--test-threads=1"])
+                .env(CHILD, dir.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let began = Instant::now();
+            let deadline = began + Duration::from_secs(30);
+            while !rounds.exists() {
+                let lives = child.try_wait().unwrap().is_none();
+                assert!(lives && Instant::now() < deadline, "the child restores");
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Spread over a round, however fast this machine is now; the exact moment is up to the scheduler.
+            let round = began.elapsed().as_micros();
+            let part = u128::from(moment * 61 % 100);
+            thread::sleep(Duration::from_micros(u64::try_from(round * part / 100).unwrap()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let report = verify::database(&path, &mut Control::default()).unwrap();
+            assert!(report.sound(), "{report:?}");
+            let found = report.content.unwrap();
+            let which = prints.iter().position(|print| print.differences(&found).is_empty());
+            seen[which
+                .unwrap_or_else(|| panic!("killed at moment {moment}: neither the old nor the new"))] += 1;
+            // What the next act does first: it opens the database for writing and folds nothing in.
+            drop(open_write(&path, ForeignKeys::On).unwrap());
+        }
+        assert!(seen.iter().all(|times| *times > 0), "both were met: {seen:?}");
+    }
+
+    #[test]
+    fn killed_at_any_moment_it_leaves_the_old_or_the_new_whole() {
+        killed("WAL", 30);
+        killed("DELETE", 15);
+    }
 }

@@ -115,7 +115,7 @@ fn one(
     let words = best.mode.words();
     let other = tried.into_iter().find(|line| !line.starts_with(&words));
     record(&best, migration, control)?;
-    fs::rename(&best.path, copy).map_err(|e| super::Error::io(copy, "replacing", e))?;
+    fs::rename(&best.path, copy).map_err(|e| super::Error::io(copy, "replace", e))?;
     Ok(Outcome {
         version: migration.version,
         file: migration.file(),
@@ -155,7 +155,7 @@ fn attempt(
 ) -> Result<(Attempt, bool), Error> {
     let stop = control.stop.clone();
     remove_with_sides(path);
-    fs::copy(copy, path).map_err(|e| super::Error::io(path, "copying", e))?;
+    fs::copy(copy, path).map_err(|e| super::Error::io(path, "copy", e))?;
     let failed =
         |doing: &'static str| move |e: rusqlite::Error| Error::from(super::Error::of(path, doing, &e));
     let mut connection = open_own(path, mode.foreign_keys)?;
@@ -227,4 +227,240 @@ fn record(best: &Attempt, migration: &Migration, control: &mut Control<'_>) -> R
     drop(connection);
     super::copy::settle(&best.path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::sqlite::migrate::{Job, apply};
+    use crate::sqlite::{Fingerprint, Stop, fingerprint::Depth};
+
+    const SHOP: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, total INT, note TEXT);
+         CREATE TABLE lines (id INTEGER PRIMARY KEY, order_id INT REFERENCES orders (id) ON DELETE CASCADE, item TEXT);
+         CREATE TABLE sso_nonce (nonce TEXT); CREATE TABLE empty_one (a);
+         CREATE INDEX by_total ON orders (total);
+         INSERT INTO orders VALUES (1, 10, 'a'), (2, 20, NULL), (5, 50, '007');
+         INSERT INTO lines VALUES (1, 1, 'dal'), (2, 2, 'rice'), (3, 5, 'tea');
+         INSERT INTO sso_nonce VALUES ('x'), ('y');";
+
+    fn database(sql: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        let own = Connection::open(&path).unwrap();
+        own.execute_batch("PRAGMA foreign_keys = OFF;").unwrap();
+        own.execute_batch(sql).unwrap();
+        (dir, path)
+    }
+
+    fn migration(version: u64, sql: &str) -> Migration {
+        Migration {
+            version,
+            description: "test".into(),
+            path: PathBuf::from(format!("{version:04}_test.sql")),
+            sql: sql.to_owned(),
+            checksum: String::new(),
+            down: None,
+        }
+    }
+
+    fn try_on(shop: &str, sql: &str) -> Result<Outcome, Error> {
+        let (dir, path) = database(shop);
+        let outcome = run(&path, &[migration(1, sql)], &mut Control::default()).map(|mut all| all.remove(0));
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["store.db"], "nothing is left beside the copy");
+        outcome
+    }
+
+    fn words(outcome: &Outcome) -> Vec<&str> {
+        outcome.losses.iter().map(|loss| loss.word.as_str()).collect()
+    }
+
+    const REBUILD: &str =
+        "CREATE TABLE orders_new (id INTEGER PRIMARY KEY AUTOINCREMENT, total INT NOT NULL, note TEXT);
+         INSERT INTO orders_new SELECT id, total, note FROM orders;
+         DROP TABLE orders;
+         ALTER TABLE orders_new RENAME TO orders;
+         CREATE INDEX by_total ON orders (total);";
+
+    /// The classic: with foreign keys on it loses every line of every order, and all checks are content.
+    #[test]
+    fn a_rebuild_of_a_parent_with_cascading_children_loses_nothing() {
+        let outcome = try_on(SHOP, REBUILD).unwrap();
+        assert_eq!(words(&outcome), Vec::<&str>::new());
+        assert_eq!(outcome.mode.foreign_keys, ForeignKeys::Off);
+        assert_eq!(outcome.class, Class::Rebuild);
+        let other = outcome.other.unwrap();
+        assert!(other.contains("rows:lines (3)"), "{other}");
+    }
+
+    #[test]
+    fn a_rebuild_with_its_own_pragmas_and_transaction_is_made_one_transaction() {
+        let sql =
+            format!("PRAGMA foreign_keys = OFF;\nBEGIN;\n{REBUILD}\nCOMMIT;\nPRAGMA foreign_keys = ON;");
+        let outcome = try_on(SHOP, &sql).unwrap();
+        assert_eq!(words(&outcome), Vec::<&str>::new());
+        assert_eq!(outcome.mode, Mode { foreign_keys: ForeignKeys::Off, wrap: Wrap::Rewrapped });
+    }
+
+    /// Fails with foreign keys off: the children that the cascade removes are in the way.
+    #[test]
+    fn a_file_that_relies_on_the_cascade_runs_with_foreign_keys_on() {
+        let shop = "CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT);
+             CREATE TABLE captions (file_id INT UNIQUE REFERENCES files (id) ON DELETE CASCADE, text TEXT);
+             INSERT INTO files VALUES (1, 'a'), (2, 'b'); INSERT INTO captions VALUES (1, 'one'), (2, 'two');";
+        let sql = "CREATE TEMP TABLE f AS SELECT * FROM files; CREATE TEMP TABLE c AS SELECT * FROM captions;
+             DELETE FROM files; INSERT INTO files SELECT * FROM f; INSERT INTO captions SELECT * FROM c;
+             DROP TABLE f; DROP TABLE c;";
+        let outcome = try_on(shop, sql).unwrap();
+        assert_eq!(outcome.mode.foreign_keys, ForeignKeys::On);
+        assert_eq!(words(&outcome), Vec::<&str>::new());
+        assert!(outcome.other.unwrap().contains("UNIQUE"), "the other way is named");
+    }
+
+    #[test]
+    fn orphans_are_worse_than_a_cascade() {
+        let outcome = try_on(SHOP, "DELETE FROM orders WHERE id = 5;").unwrap();
+        // Both lose the order; without foreign keys its line would be left without a parent as well.
+        assert_eq!(words(&outcome), ["rows:lines", "rows:orders"]);
+        assert_eq!(outcome.mode.foreign_keys, ForeignKeys::On);
+    }
+
+    #[test]
+    fn every_loss_has_its_word() {
+        for (sql, expected, class) in [
+            ("DROP TABLE sso_nonce", &["drop:sso_nonce"][..], Class::Destructive),
+            ("DROP TABLE empty_one", &[], Class::Destructive),
+            ("ALTER TABLE orders DROP COLUMN note", &["drop:orders.note"], Class::Destructive),
+            ("DELETE FROM lines WHERE id = 1", &["rows:lines"], Class::Destructive),
+            ("UPDATE orders SET note = NULL", &["values:orders.note"], Class::Data),
+            ("UPDATE orders SET note = upper(note)", &[], Class::Data),
+            (
+                "DELETE FROM sso_nonce; INSERT INTO sso_nonce VALUES ('p'), ('q')",
+                &["values:sso_nonce"],
+                Class::Data,
+            ),
+            ("DELETE FROM sqlite_sequence", &["sequence:orders"], Class::NoOp),
+            ("INSERT INTO lines VALUES (9, 77, 'orphan')", &["foreign-keys:lines"], Class::Data),
+            ("SELECT 1", &[], Class::NoOp),
+        ] {
+            let shop = SHOP.replace("REFERENCES orders (id) ON DELETE CASCADE", "REFERENCES orders (id)");
+            // Where foreign keys refuse it, the other way is taken and judged.
+            let outcome = try_on(&shop, sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+            assert_eq!(words(&outcome), expected, "{sql}");
+            assert_eq!(outcome.class, class, "{sql}");
+        }
+    }
+
+    /// '007' becomes 7 when the new column is a number; counts and checks see nothing.
+    #[test]
+    fn values_that_a_rebuild_changes_are_a_loss() {
+        let sql = REBUILD.replace("note TEXT", "note NUMERIC");
+        assert_eq!(words(&try_on(SHOP, &sql).unwrap()), ["values:orders.note"]);
+        let swapped = REBUILD.replace("SELECT id, total, note", "SELECT id, id, note");
+        assert_eq!(words(&try_on(SHOP, &swapped).unwrap()), ["values:orders.total"]);
+    }
+
+    #[test]
+    fn an_index_that_a_rebuild_forgets_is_a_loss_and_one_that_is_dropped_by_name_is_not() {
+        let sql = REBUILD.replace("CREATE INDEX by_total ON orders (total);", "");
+        assert_eq!(words(&try_on(SHOP, &sql).unwrap()), ["drop:by_total"]);
+        assert_eq!(words(&try_on(SHOP, "DROP INDEX by_total").unwrap()), Vec::<&str>::new());
+    }
+
+    /// The next order number would be one that a customer was shown already.
+    #[test]
+    fn a_sequence_that_falls_back_is_a_loss() {
+        let shop = format!("{SHOP} DELETE FROM lines WHERE order_id = 5; DELETE FROM orders WHERE id = 5;");
+        let outcome = try_on(&shop, REBUILD).unwrap();
+        assert_eq!(words(&outcome), ["sequence:orders"]);
+        assert!(outcome.losses[0].detail.contains("the next number was 6 and would be 3"));
+    }
+
+    #[test]
+    fn classes_say_what_happened() {
+        for (sql, class) in [
+            ("ALTER TABLE orders ADD COLUMN channel TEXT", Class::Additive),
+            ("CREATE TABLE coupons (code)", Class::Additive),
+            ("CREATE INDEX by_note ON orders (note)", Class::Additive),
+            ("CREATE UNIQUE INDEX by_note ON orders (note)", Class::Tightening),
+            ("ALTER TABLE orders RENAME COLUMN note TO remark", Class::Rename),
+            ("ALTER TABLE orders RENAME TO purchases", Class::Rename),
+            ("INSERT INTO sso_nonce VALUES ('z')", Class::Data),
+            ("CREATE TRIGGER t AFTER INSERT ON orders BEGIN DELETE FROM sso_nonce; END", Class::Tightening),
+        ] {
+            let outcome = try_on(SHOP, sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+            assert_eq!((outcome.class, words(&outcome)), (class, vec![]), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_works_in_no_mode_is_named_with_its_line() {
+        let sql = "CREATE TABLE a (b);\n\n-- the culprit\nALTER TABLE orders ADD COLUMN c NOT NULL;\n";
+        let error = try_on(SHOP, sql).unwrap_err().to_string();
+        assert!(error.contains("0001_test.sql, line 4") && error.contains("NOT NULL"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_not_write_to_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other.db");
+        for sql in
+            [format!("ATTACH '{}' AS o", other.display()), format!("VACUUM INTO '{}'", other.display())]
+        {
+            assert!(try_on(SHOP, &sql).is_err());
+        }
+        assert!(!other.exists());
+    }
+
+    #[test]
+    fn several_are_tried_one_after_another_and_the_copy_is_what_production_will_be() {
+        let (_dir, path) = database(SHOP);
+        let (_other, real) = database(SHOP);
+        let all = [
+            migration(1, "ALTER TABLE orders ADD COLUMN channel TEXT DEFAULT 'web'"),
+            migration(
+                2,
+                &REBUILD
+                    .replace("note TEXT", "note TEXT, channel TEXT")
+                    .replace("total, note FROM", "total, note, channel FROM"),
+            ),
+            migration(3, "PRAGMA journal_mode = DELETE; VACUUM; CREATE TABLE tags (t);"),
+        ];
+        let outcomes = run(&path, &all, &mut Control::default()).unwrap();
+        assert_eq!(
+            outcomes.iter().map(|o| o.mode.wrap).collect::<Vec<_>>(),
+            [Wrap::Whole, Wrap::Whole, Wrap::SelfManaged]
+        );
+        let jobs: Vec<Job> = all
+            .iter()
+            .zip(&outcomes)
+            .map(|(migration, outcome)| Job { migration: migration.clone(), mode: outcome.mode })
+            .collect();
+        apply(&real, &jobs, &[], None, &mut Control::default(), &mut |_| {}).unwrap();
+        let print = |path: &Path| {
+            let mut print = Fingerprint::of(path, Depth::Content, &mut Control::default()).unwrap();
+            // Moments and durations differ.
+            for table in [history::TABLE, history::SIDE_TABLE] {
+                print.tables.get_mut(table).unwrap().hash = None;
+            }
+            print
+        };
+        assert_eq!(print(&path).differences(&print(&real)), vec![]);
+    }
+
+    #[test]
+    fn a_migration_that_never_ends_is_stopped() {
+        let (_dir, path) = database(SHOP);
+        let endless =
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;";
+        let stop = Stop::new().by(Instant::now() + Duration::from_millis(100));
+        let error = run(&path, &[migration(1, endless)], &mut Control::quiet(stop)).unwrap_err();
+        assert!(matches!(error, Error::Database(super::super::Error::Deadline { .. })), "{error}");
+    }
 }

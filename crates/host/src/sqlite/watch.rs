@@ -77,7 +77,48 @@ impl Watcher {
     }
 
     fn file(&self) -> Result<(u64, u64), Error> {
-        let found = fs::metadata(&self.path).map_err(|e| Error::io(&self.path, "looking at", e))?;
+        let found = fs::metadata(&self.path).map_err(|e| Error::io(&self.path, "look at", e))?;
         Ok((found.dev(), found.ino()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_of_anybody_else_is_noticed_in_both_modes_and_reading_is_not() {
+        for mode in ["WAL", "DELETE"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store.db");
+            let app = Connection::open(&path).unwrap();
+            app.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+            app.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1);").unwrap();
+            let mut watcher = Watcher::open(&path).unwrap();
+            app.query_row("SELECT a FROM t", [], |_| Ok(())).unwrap();
+            app.execute_batch("BEGIN; INSERT INTO t VALUES (2); ROLLBACK;").unwrap();
+            assert!(!watcher.changed().unwrap(), "{mode}");
+            app.execute_batch("UPDATE t SET a = 7").unwrap();
+            assert!(watcher.changed().unwrap(), "{mode}");
+            assert!(watcher.changed().unwrap(), "{mode}: asking does not forget");
+            watcher.accept().unwrap();
+            assert!(!watcher.changed().unwrap(), "{mode}");
+            drop(app);
+            let again = Connection::open(&path).unwrap();
+            again.execute("INSERT INTO t VALUES (3)", []).unwrap();
+            assert!(watcher.changed().unwrap(), "{mode}: by a connection opened later");
+        }
+    }
+
+    #[test]
+    fn a_file_put_in_its_place_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("store.db"), dir.path().join("other.db"));
+        for file in [&path, &other] {
+            Connection::open(file).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        }
+        let watcher = Watcher::open(&path).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(watcher.changed().unwrap());
     }
 }
