@@ -130,10 +130,11 @@ impl Ui {
     /// An error: what failed, why, the state of production, what to type. With `--json` also as an object.
     pub(crate) fn error(&self, error: &Error) {
         if self.look.json {
-            self.object(&json!({ "error": {
-                "kind": error.kind.word(), "what": error.what, "details": error.details, "why": error.why,
-                "state": error.state, "next": error.next, "exit": exit_code(&Err(error.clone())),
-            }}));
+            self.object(&json!({
+                "event": "error", "kind": error.kind.word(), "what": error.what, "details": error.details,
+                "why": error.why, "state": error.state, "next": error.next,
+                "exit": exit_code(&Err(error.clone())),
+            }));
         }
         let mut text = format!("{} {}", self.paint(RED, "error:"), error.what);
         for detail in &error.details {
@@ -166,26 +167,29 @@ impl Ui {
 
     /// One line for an observation, to stderr: tick or cross, what was looked at, and a note.
     pub(crate) fn observed(&self, verdict: Verdict, name: &str, note: &str) {
-        self.say(&self.verdict_line(verdict, name, note));
+        self.say(&verdict_line(self.look.colour_err, verdict, name, note));
     }
 
-    fn verdict_line(&self, verdict: Verdict, name: &str, note: &str) -> String {
-        let (mark, style) = match verdict {
-            Verdict::Pass => ("✓", GREEN),
-            Verdict::Fail => ("✗", RED),
-            Verdict::Unknown => ("?", YELLOW),
-            Verdict::Skipped => ("-", DIM),
-        };
-        let note = if note.is_empty() { String::new() } else { format!("  {}", self.paint(DIM, note)) };
-        format!("{} {name}{note}", self.paint(style, mark))
+    /// One line for an observation that is the command's result, to stdout; a hint below it.
+    pub(crate) fn finding(&self, verdict: Verdict, name: &str, note: &str, hint: &str) {
+        let mut text = verdict_line(self.look.colour_out, verdict, name, note);
+        if !hint.is_empty() {
+            text.push_str(&format!("\n    {hint}"));
+        }
+        self.data(&text);
     }
 
     /// Asks a yes-or-no question. `None` when there is nobody to ask: no terminal, or its end.
     pub(crate) fn confirm(&self, question: &str) -> Option<bool> {
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if !self.can_ask() {
             return None;
         }
         self.confirm_from(question, &mut io::stdin().lock())
+    }
+
+    /// Whether a person is there to be asked.
+    pub(crate) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
     fn confirm_from(&self, question: &str, answers: &mut dyn BufRead) -> Option<bool> {
@@ -219,7 +223,7 @@ impl Ui {
     }
 
     fn paint(&self, style: Style, text: &str) -> String {
-        if self.look.colour_err { format!("{style}{text}{style:#}") } else { text.to_owned() }
+        paint(self.look.colour_err, style, text)
     }
 
     fn err_line(&self, text: &str) {
@@ -316,6 +320,21 @@ pub(crate) fn size_words(bytes: u64) -> String {
     }
 }
 
+fn paint(colour: bool, style: Style, text: &str) -> String {
+    if colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+fn verdict_line(colour: bool, verdict: Verdict, name: &str, note: &str) -> String {
+    let (mark, style) = match verdict {
+        Verdict::Pass => ("✓", GREEN),
+        Verdict::Fail => ("✗", RED),
+        Verdict::Unknown => ("?", YELLOW),
+        Verdict::Skipped => ("-", DIM),
+    };
+    let note = if note.is_empty() { String::new() } else { format!("  {}", paint(colour, DIM, note)) };
+    format!("{} {name}{note}", paint(colour, style, mark))
+}
+
 /// The text without escape sequences and control characters.
 fn plain(text: &str) -> String {
     let stripped = anstream::adapter::strip_str(text).to_string();
@@ -397,8 +416,8 @@ mod tests {
         let (ui, out, err) = ui(Look { json: true, ..Look::default() });
         ui.error(&sample());
         let object: serde_json::Value = serde_json::from_str(out.seen().trim_end()).unwrap();
-        assert_eq!(object["error"]["exit"], 1);
-        assert_eq!(object["error"]["next"], "mend it, then: plimsoll deploy");
+        assert_eq!(object["exit"], 1);
+        assert_eq!(object["next"], "mend it, then: plimsoll deploy");
         assert!(err.seen().starts_with("error:"));
     }
 

@@ -11,6 +11,7 @@ mod smoke;
 mod table;
 mod url;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -90,11 +91,11 @@ pub(crate) struct Source {
 /// `[build]`
 #[derive(Clone, Debug)]
 pub(crate) struct Build {
-    /// Run in the new release's folder, in this order. Default: none.
+    /// Run by a shell in the new release's folder, in this order. Default: none.
     pub(crate) commands: Vec<String>,
-    /// How long they may take. Default: 10 minutes.
+    /// How long they may take together. Default: 10 minutes.
     pub(crate) timeout: Duration,
-    /// Linked from `shared/` into every release; within a release. Default: none.
+    /// Linked from `shared/` into every release; within a release; a slash at the end means a folder. Default: none.
     pub(crate) link: Vec<PathBuf>,
 }
 
@@ -347,7 +348,15 @@ impl Config {
             _ => unreadable(source),
         })?;
         let text = String::from_utf8_lossy(&bytes);
-        Config::parse(&path, &text, matches!(text, std::borrow::Cow::Owned(_)))
+        Config::parse(&path, &text, matches!(text, Cow::Owned(_)))
+    }
+
+    /// The same for a text that is to be the file at `path`, which is absolute.
+    ///
+    /// # Errors
+    /// The mistakes in it.
+    pub(crate) fn from_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        Config::parse(path, text, false)
     }
 
     /// The path of the file to load: `--config FILE`, else `plimsoll.toml` in the folder.

@@ -180,15 +180,20 @@ fn commands(table: &Table<'_>, key: &'static str, one_is_enough: bool) -> Vec<St
 fn build(file: &Table<'_>) -> Build {
     let mut build = Build { commands: Vec::new(), timeout: Duration::from_secs(600), link: Vec::new() };
     let Some(table) = file.table("build") else { return build };
-    build.commands = commands(&table, "commands", false);
+    // A shell runs these: what they mean is its business.
+    build.commands = table.texts("commands", false).into_iter().map(|text| text.value).collect();
     build.timeout = table.limit("timeout").map_or(build.timeout, |t| t.value);
     for text in table.distinct("link") {
-        let link = table.fit(text, |text| match within(text, "shared/") {
-            Ok(path) if path.as_os_str().is_empty() => Err(Unfit::new(
-                format!("`{text}` would link the whole release"),
-                "name a file or folder in shared/",
-            )),
-            other => other,
+        let link = table.fit(text, |text| {
+            let mut path = within(text, "shared/")?;
+            if path.as_os_str().is_empty() {
+                let what = format!("`{text}` would link the whole release");
+                return Err(Unfit::new(what, "name a file or folder in shared/"));
+            }
+            if text.ends_with('/') {
+                path.push("");
+            }
+            Ok(path)
         });
         build.link.extend(link.map(|l| l.value));
     }
