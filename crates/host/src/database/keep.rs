@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::check::Check;
 use plimsoll_core::ports::{Failure, FailureKind, Restored};
 
-use super::{failure, io_failure};
+use super::{aside, failure, io_failure};
 use crate::durable;
 use crate::sqlite::copy::{Copied, copy};
 use crate::sqlite::diff::{self, Diff, Side};
@@ -188,14 +188,8 @@ impl Keep {
                 next: format!("to undo and keep those rows in a file: plimsoll rollback {}", flags.join(" ")),
             });
         }
-        let aside = self.at("set-aside");
-        let path = diff::write_set_aside(
-            &aside,
-            Side::Finished(&self.at("post.db")),
-            Side::Live(&self.file),
-            &control.stop,
-        )
-        .map_err(|e| failure("the rows could not be set aside", &e))?;
+        let (post, now) = (self.at("post.db"), Side::Live(&self.file));
+        let path = aside::write(&self.at("set-aside"), Side::Finished(&post), now, &control.stop)?;
         let name = if own { "Rows of the smoke tests set aside" } else { "Rows set aside" };
         Ok(Check::pass("back.rows", name)
             .with("rows", since.total())

@@ -2,6 +2,7 @@
 //!
 //! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
 
+mod aside;
 mod keep;
 
 use std::collections::BTreeMap;
