@@ -5,10 +5,13 @@
 
 #[cfg(test)]
 mod app;
+mod body;
 mod client;
 pub mod control;
+pub mod door;
 mod forward;
 mod gate;
+mod head;
 mod page;
 mod target;
 mod traffic;

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
-use crate::forward::RequestBody;
+use crate::body::RequestBody;
 use crate::traffic::Traffic;
 
 /// Idle connections kept for each backend. Too few, and each wave of requests opens new ones.
