@@ -4,6 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod bad_input;
+mod crash;
+mod deploy;
+mod full_disk;
 mod imports;
+mod interrupted;
+mod production;
+mod rollback;
+mod rules;
 mod sources;
 mod tidy;
