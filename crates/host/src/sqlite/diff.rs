@@ -4,14 +4,13 @@
 //! key is compared as a bag of rows: its "key" is the whole row, an update shows as one deleted and one inserted.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Rows};
 
 use super::connection::{open_finished, open_read, quoted};
-use super::fingerprint::count;
 use super::schema::{self, Table};
 use super::{Error, Stop};
 
@@ -130,7 +129,7 @@ pub fn rows(first: Side<'_>, second: Side<'_>, limit: usize, stop: &Stop) -> Res
     Ok(diff)
 }
 
-/// Compares two databases and hands every differing row of the tables that both have to `visit`.
+/// Compares two databases and hands every differing row to `visit`, those of tables that only one has included.
 ///
 /// # Errors
 /// As [`rows`], and whatever `visit` returns.
@@ -149,24 +148,31 @@ pub fn each(
     let one_tables = schema::tables(&one).map_err(|e| failed(&one_path, &e))?;
     let two_tables = schema::tables(&two).map_err(|e| failed(&two_path, &e))?;
     let mut diff = Diff::default();
-    for (name, table) in &one_tables {
-        let Some(other) = two_tables.get(name) else {
-            diff.only_first.insert(name.clone(), count(&one, name).map_err(|e| failed(&one_path, &e))?);
-            continue;
-        };
-        let pairing = Pairing::of(table, other);
-        let found = pairing.merge(&one, &two, name, &mut |row| visit(name, row)).map_err(|e| match e {
-            Stopped::Sqlite(e) => failed(&two_path, &e),
+    let names: BTreeSet<&String> = one_tables.keys().chain(two_tables.keys()).collect();
+    for name in names {
+        let (first, second) = (one_tables.get(name), two_tables.get(name));
+        let (Some(some), Some(other)) = (first.or(second), second.or(first)) else { continue };
+        let sides = Sides { one: first.map(|_| &*one), two: second.map(|_| &*two) };
+        let found = Pairing::of(some, other).merge(sides, name, &mut |row| visit(name, row));
+        let found = found.map_err(|e| match e {
+            Stopped::Sqlite(e) => failed(if second.is_some() { &two_path } else { &one_path }, &e),
             Stopped::Visit(e) => e,
         })?;
-        if found.total() > 0 {
-            diff.tables.insert(name.clone(), found);
+        match (first, second) {
+            (Some(_), None) => drop(diff.only_first.insert(name.clone(), found.deleted)),
+            (None, Some(_)) => drop(diff.only_second.insert(name.clone(), found.inserted)),
+            _ if found.total() > 0 => drop(diff.tables.insert(name.clone(), found)),
+            _ => {}
         }
     }
-    for name in two_tables.keys().filter(|name| !one_tables.contains_key(*name)) {
-        diff.only_second.insert(name.clone(), count(&two, name).map_err(|e| failed(&two_path, &e))?);
-    }
     Ok(diff)
+}
+
+/// The sides that have the table.
+#[derive(Clone, Copy)]
+struct Sides<'a> {
+    one: Option<&'a Connection>,
+    two: Option<&'a Connection>,
 }
 
 enum Stopped {
@@ -221,8 +227,7 @@ impl Pairing {
 
     fn merge(
         &self,
-        one: &Connection,
-        two: &Connection,
+        sides: Sides<'_>,
         table: &str,
         visit: &mut dyn FnMut(RowChange) -> Result<(), Error>,
     ) -> Result<TableDiff, Stopped> {
@@ -236,8 +241,10 @@ impl Pairing {
             return Ok(diff);
         }
         let sql = self.sql(table);
-        let order = (TextOrder::of(one)?, TextOrder::of(two)?);
-        if order.0 != order.1 {
+        let orders = [sides.one, sides.two].map(|side| side.map(TextOrder::of).transpose());
+        let [one_order, two_order] = orders;
+        let (one_order, two_order) = (one_order?, two_order?);
+        if one_order.is_some() && two_order.is_some() && one_order != two_order {
             // Two encodings sort text in two ways. Nothing in a migration changes it; say so rather than guess.
             return Err(Stopped::Visit(Error::Sqlite {
                 path: PathBuf::from(table),
@@ -245,8 +252,11 @@ impl Pairing {
                 why: "the two databases have different text encodings".into(),
             }));
         }
-        let (mut first, mut second) = (one.prepare(&sql)?, two.prepare(&sql)?);
-        let (mut first, mut second) = (first.query([])?, second.query([])?);
+        let text = one_order.or(two_order).unwrap_or(TextOrder::Utf8);
+        let mut first = sides.one.map(|side| side.prepare(&sql)).transpose()?;
+        let mut second = sides.two.map(|side| side.prepare(&sql)).transpose()?;
+        let mut first = first.as_mut().map(|statement| statement.query([])).transpose()?;
+        let mut second = second.as_mut().map(|statement| statement.query([])).transpose()?;
         let (mut left, mut right) = (self.next(&mut first)?, self.next(&mut second)?);
         loop {
             let order = match (&left, &right) {
@@ -255,7 +265,7 @@ impl Pairing {
                 (None, Some(_)) => Ordering::Greater,
                 (Some(a), Some(b)) => {
                     let width = self.key.len();
-                    compare(&a[..width], &b[..width], order.0)
+                    compare(&a[..width], &b[..width], text)
                 }
             };
             let row = match order {
@@ -312,7 +322,8 @@ impl Pairing {
         self.columns.iter().cloned().zip(row.iter().cloned()).collect()
     }
 
-    fn next(&self, rows: &mut Rows<'_>) -> rusqlite::Result<Option<Vec<Value>>> {
+    fn next(&self, rows: &mut Option<Rows<'_>>) -> rusqlite::Result<Option<Vec<Value>>> {
+        let Some(rows) = rows else { return Ok(None) };
         let Some(row) = rows.next()? else { return Ok(None) };
         (0..self.columns.len()).map(|place| row.get_ref(place).map(owned)).collect::<Result<_, _>>().map(Some)
     }

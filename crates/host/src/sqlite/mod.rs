@@ -21,6 +21,7 @@ pub(crate) mod partial;
 pub mod restore;
 pub mod schema;
 pub mod script;
+pub mod set_aside;
 pub mod trial;
 pub mod verify;
 pub mod watch;
