@@ -6,7 +6,7 @@ use std::thread;
 
 use plimsoll_testkit::{Buyers, Sandbox, shop};
 
-use crate::production::{Production, settled};
+use crate::production::{Production, settled, until_ended};
 
 /// How the run ended after a crash behind its `event`; `None` when it had no such event.
 fn crash_after(event: u64, migrates: bool) -> Option<String> {
@@ -29,6 +29,7 @@ fn crash_after(event: u64, migrates: bool) -> Option<String> {
     assert_eq!(output.code, Some(4), "{case}: {}", output.said());
     let ledger = buyers.stop();
     let serve = sandbox.serve();
+    until_ended(&sandbox, 2);
     let last = sandbox.journal(2).pop().expect("the journal has events");
     assert_eq!(last["event"], "ended", "{case}: the run has no end: {last}; serve said: {}", serve.log());
     let ending = last["ending"].as_str().unwrap_or_default().to_owned();
@@ -47,6 +48,7 @@ fn crash_after(event: u64, migrates: bool) -> Option<String> {
     again.place(4);
     again.stop().unharmed(&sandbox.database());
     sandbox.plimsoll(&["resume"]).exits(0);
+    assert!(sandbox.root().join("runs/000002/report.json").exists(), "{case}: the run has no report");
     drop(serve);
     Some(ending)
 }

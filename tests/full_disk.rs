@@ -1,10 +1,8 @@
 //! A disk that is really full, at several steps.
 
-use std::time::Duration;
+use plimsoll_testkit::{Buyers, Sandbox, fault, shop};
 
-use plimsoll_testkit::{Buyers, Sandbox, fault, shop, wait};
-
-use crate::production::{Production, ending, settled};
+use crate::production::{Production, ending, settled, until_step};
 
 /// Enough for a deployment with all that it reserves.
 const ROOMY_KIB: u64 = 96 * 1024;
@@ -41,11 +39,7 @@ fn a_disk_that_fills_up_in_the_hold_does_not_stop_the_way_back() {
     let before = Production::while_buying(&sandbox);
     sandbox.release(r#"{ "boot_ms": 1200, "checkout": "broken" }"#, &[shop::REBUILD]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
-    let journal = sandbox.root().join("runs/000002/journal.jsonl");
-    wait::until("the new release is started", Duration::from_secs(30), || {
-        std::fs::read_to_string(&journal)
-            .is_ok_and(|text| text.contains(r#""event":"step-started","step":"start""#))
-    });
+    until_step(&sandbox, 2, "start");
     let ballast = sandbox.disk().unwrap().fill(0);
     let output = deploying.wait();
     output.exits(1).says("production is as it was");

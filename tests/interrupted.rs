@@ -5,26 +5,7 @@ use std::time::Duration;
 use plimsoll_testkit::{Buyers, Sandbox, shop, wait};
 use rustix::process::Signal;
 
-use crate::production::{Production, ending, settled};
-
-/// Waits until the run's journal says that a step has begun.
-#[track_caller]
-fn until_step(sandbox: &Sandbox, run: u32, step: &str) {
-    let path = sandbox.root().join(format!("runs/{run:06}/journal.jsonl"));
-    let begun = format!(r#""event":"step-started","step":"{step}""#);
-    wait::until(&format!("run {run} is at {step}"), Duration::from_secs(30), || {
-        std::fs::read_to_string(&path).is_ok_and(|journal| journal.contains(&begun))
-    });
-}
-
-/// Waits until a run has ended, whoever carries it out.
-#[track_caller]
-fn until_ended(sandbox: &Sandbox, run: u32) {
-    let path = sandbox.root().join(format!("runs/{run:06}/journal.jsonl"));
-    wait::until(&format!("run {run} has ended"), Duration::from_secs(40), || {
-        std::fs::read_to_string(&path).is_ok_and(|journal| journal.contains(r#""event":"ended""#))
-    });
-}
+use crate::production::{Production, ending, settled, until_ended, until_step};
 
 #[test]
 fn ctrl_c_and_sigterm_to_the_command_undo_the_run() {

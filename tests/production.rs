@@ -91,3 +91,22 @@ pub(crate) fn steps(sandbox: &Sandbox, run: u32) -> Vec<String> {
     let done = journal.iter().filter(|entry| entry["event"] == "step-done");
     done.map(|entry| entry["step"].as_str().unwrap_or_default().to_owned()).collect()
 }
+
+/// Waits until a run has ended, whoever carries it out.
+#[track_caller]
+pub(crate) fn until_ended(sandbox: &Sandbox, run: u32) {
+    let path = sandbox.root().join(format!("runs/{run:06}/journal.jsonl"));
+    wait::until(&format!("run {run} has ended"), Duration::from_secs(40), || {
+        std::fs::read_to_string(&path).is_ok_and(|journal| journal.contains(r#""event":"ended""#))
+    });
+}
+
+/// Waits until a run's journal says that a step has begun.
+#[track_caller]
+pub(crate) fn until_step(sandbox: &Sandbox, run: u32, step: &str) {
+    let path = sandbox.root().join(format!("runs/{run:06}/journal.jsonl"));
+    let begun = format!(r#""event":"step-started","step":"{step}""#);
+    wait::until(&format!("run {run} is at {step}"), Duration::from_secs(40), || {
+        std::fs::read_to_string(&path).is_ok_and(|journal| journal.contains(&begun))
+    });
+}

@@ -2,7 +2,7 @@
 
 use plimsoll_testkit::{Buyers, Sandbox, shop};
 
-use crate::production::{Production, ending, settled};
+use crate::production::{Production, ending, settled, until_step};
 
 #[test]
 fn without_a_migration_between_only_the_code_goes_back() {
@@ -98,10 +98,7 @@ fn a_rollback_during_a_run_stops_it_before_its_commit_point() {
     let before = Production::of(&sandbox);
     sandbox.release("{}", &[shop::REBUILD]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
-    let journal = sandbox.root().join("runs/000002/journal.jsonl");
-    plimsoll_testkit::wait::until("the release is built", std::time::Duration::from_secs(20), || {
-        std::fs::read_to_string(&journal).is_ok_and(|text| text.contains(r#""step":"build""#))
-    });
+    until_step(&sandbox, 2, "build");
     sandbox.plimsoll(&["rollback", "--yes"]).exits(0);
     deploying.wait().exits(1);
     before.is_still(&Production::of(&sandbox));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use plimsoll_testkit::{Buyers, Sandbox, shop, wait};
 use serde_json::Value;
 
-use crate::production::{ORDERS, Production, ending, settled};
+use crate::production::{ORDERS, Production, ending, settled, until_ended, until_step};
 use crate::sources;
 
 fn backups(sandbox: &Sandbox) -> Vec<PathBuf> {
@@ -197,10 +197,7 @@ fn rule_06_a_journal_that_cannot_be_read_keeps_the_door_shut_and_is_named() {
     sandbox.release(r#"{ "boot_ms": 3000 }"#, &[shop::REBUILD]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
     let journal = sandbox.root().join("runs/000002/journal.jsonl");
-    wait::until("the new release is started", Duration::from_secs(30), || {
-        fs::read_to_string(&journal)
-            .is_ok_and(|text| text.contains(r#""event":"step-started","step":"start""#))
-    });
+    until_step(&sandbox, 2, "start");
     serve.kill9();
     deploying.wait().exits(4);
     let whole = fs::read_to_string(&journal).unwrap();
@@ -214,6 +211,7 @@ fn rule_06_a_journal_that_cannot_be_read_keeps_the_door_shut_and_is_named() {
     let _ = serve.stop();
     fs::write(&journal, whole).unwrap();
     let serve = sandbox.serve();
+    until_ended(&sandbox, 2);
     assert_eq!(ending(&sandbox, 2), ("undone".into(), 1));
     settled(&sandbox);
     drop(serve);
@@ -247,11 +245,7 @@ fn rule_08_the_right_to_roll_back_stays_armed_while_errors_are_watched_for() {
     let serve = sandbox.serve();
     sandbox.release(r#"{ "page": "two" }"#, &[]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
-    let journal = sandbox.root().join("runs/000002/journal.jsonl");
-    wait::until("errors are watched for", Duration::from_secs(30), || {
-        fs::read_to_string(&journal)
-            .is_ok_and(|text| text.contains(r#""event":"step-started","step":"watch""#))
-    });
+    until_step(&sandbox, 2, "watch");
     let begun = Instant::now();
     // The first may end the watch and say that it takes another; no more than that.
     if sandbox.plimsoll(&["rollback", "--yes"]).code != Some(0) {
