@@ -363,8 +363,11 @@ mod tests {
 
     impl Drop for Shop {
         fn drop(&mut self) {
-            TcpStream::connect(self.address).unwrap().write_all(b"QUIT / HTTP/1.1\r\n\r\n").unwrap();
-            self.thread.take().unwrap().join().unwrap();
+            if let Ok(mut socket) = TcpStream::connect(self.address) {
+                let _ = socket.write_all(b"QUIT / HTTP/1.1\r\n\r\n");
+            }
+            let ended = self.thread.take().unwrap().join();
+            assert!(ended.is_ok() || thread::panicking(), "the shop failed");
         }
     }
 
@@ -408,17 +411,17 @@ mod tests {
                 carts.insert(name.clone(), 0);
                 page(
                     &format!("200 OK\r\nSet-Cookie: __Host-session={name}; Path=/; Secure; HttpOnly"),
-                    "<form><input name='csrf' value='t+/=&amp; secret'></form><a class=next href='/cart'>Cart</a>",
+                    "<form><input name='csrf' value='t+/=&amp;&quot; secret'></form><a class=next href='/cart'>Cart</a>",
                 )
             }
             "POST /cart/add" => {
                 let fields: BTreeMap<String, String> = serde_urlencoded::from_str(&request.body).unwrap();
                 match carts.get_mut(session) {
-                    Some(items) if fields["csrf"] == "t+/=& secret" => {
+                    Some(items) if fields["csrf"] == "t+/=&\" secret" => {
                         *items += fields["quantity"].parse::<usize>().unwrap();
                         page("303 See Other\r\nLocation: /cart?key=hidden", "")
                     }
-                    _ => page("403 Forbidden", "<p>The form was forged: t+/=&amp; secret</p>"),
+                    _ => page("403 Forbidden", "<p>The form was forged: t+/=&amp;&quot; secret</p>"),
                 }
             }
             "GET /cart" => {
@@ -430,7 +433,7 @@ mod tests {
                     json!({ "id": 7, "link": "https://shop.example.com/order/7?a=b", "for": order["name"] });
                 format!("HTTP/1.1 201 Created\r\nConnection: close\r\n\r\n{body}")
             }
-            "GET /order/7?a=b" | "GET /search?q=t%2B%2F%3D%26%20secret" => page("200 OK", "found"),
+            "GET /order/7?a=b" | "GET /search?q=t%2B%2F%3D%26%22%20secret" => page("200 OK", "found"),
             "GET /slow" => {
                 thread::sleep(Duration::from_secs(2));
                 page("200 OK", "")
@@ -518,7 +521,7 @@ mod tests {
         assert_eq!(outcome.check.verdict, Verdict::Pass, "{:?}", outcome.check);
         let got = shop.got.lock().unwrap()[1].clone();
         let body: Value = serde_json::from_str(&got.body).unwrap();
-        assert_eq!(body["name"], "t+/=& secret");
+        assert_eq!(body["name"], "t+/=&\" secret");
         assert_eq!(got.headers["content-type"], "application/json");
     }
 

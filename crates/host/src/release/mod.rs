@@ -786,6 +786,7 @@ mod tests {
         // As a killed git leaves it.
         fs::write(bench.path("app/mirror.git/plimsoll-index.lock"), "").unwrap();
         fs::write(bench.path("app/mirror.git/packed-refs.lock"), "").unwrap();
+        fs::write(bench.path("app/mirror.git/refs/heads/main.lock"), "").unwrap();
         source.build(&release).unwrap();
         for left in &leftovers {
             assert!(!bench.path("app/releases").join(left).exists(), "{left}");
