@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, waitpid};
@@ -148,6 +149,11 @@ pub(super) fn end_tree(
     }
 }
 
+/// Everything alive that belongs to a child: its group, its descendants and what carries its mark.
+pub(crate) fn family(leader: &Identity, mark: Option<&Mark>) -> Vec<Identity> {
+    find(Some(leader), mark, &BTreeSet::from([leader.clone()]))
+}
+
 /// Everything alive that belongs to `leader`, to `mark` or to those `known` already; never this process or those
 /// above it.
 fn find(leader: Option<&Identity>, mark: Option<&Mark>, known: &BTreeSet<Identity>) -> Vec<Identity> {
@@ -209,14 +215,23 @@ pub fn marked(root: &Path) -> io::Result<Vec<(Identity, Mark)>> {
 /// # Errors
 /// When the kernel refuses.
 pub fn become_subreaper() -> io::Result<()> {
-    Ok(set_child_subreaper(Some(getpid()))?)
+    set_child_subreaper(Some(getpid()))?;
+    ADOPTING.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
-/// Reaps children that this process did not start itself: orphans that became its own. Returns how many.
+/// Whether orphans come to this process: only then does it have children that it did not start.
+static ADOPTING: AtomicBool = AtomicBool::new(false);
+
+/// Reaps children that this process did not start itself: orphans that became its own by [`become_subreaper`].
+/// Returns how many.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn reap_orphans() -> io::Result<usize> {
+    if !ADOPTING.load(Ordering::Relaxed) {
+        return Ok(0);
+    }
     let own = getpid().as_raw_pid();
     // Held while looking, so that no child is taken for an orphan between its start and its entry.
     let children = super::children();
@@ -278,7 +293,7 @@ mod tests {
         let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = shell(folder.path(), "exec sleep 60");
         command.mark = Some(mark(folder.path()));
-        let mut child = spawn(&command, Stdio::null(), Stdio::null()).unwrap();
+        let child = spawn(&command, Stdio::null(), Stdio::null()).unwrap();
         let role = Mark { role: "app-000002-abcdef0".into(), ..mark(folder.path()) };
         for not_it in [role, mark(other.path())] {
             assert_eq!(end_marked(&not_it, Duration::ZERO).unwrap().signalled.len(), 0);
@@ -291,7 +306,7 @@ mod tests {
     #[test]
     fn a_leader_whose_pid_is_somebody_elses_now_ends_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = spawn(&shell(folder.path(), "exec sleep 60"), Stdio::null(), Stdio::null()).unwrap();
+        let child = spawn(&shell(folder.path(), "exec sleep 60"), Stdio::null(), Stdio::null()).unwrap();
         let identity = child.identity().clone();
         let before = Identity { start: identity.start - 1, ..identity };
         assert_eq!(end_group(&before, None, Duration::ZERO).unwrap().signalled.len(), 0);

@@ -11,7 +11,6 @@ mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use ending::family;
 pub use ending::{Ended, Mark, Survivors, become_subreaper, end_group, end_marked, marked, reap_orphans};
 pub use identity::Identity;
 pub use run::{Limits, Ran, Sink, run};
@@ -265,7 +265,7 @@ impl Running {
     /// How it ended, when it has. What it started may live on until [`Running::end`].
     ///
     /// It is looked at and not reaped: as long as its zombie is there, its pid and group are nobody else's.
-    pub fn ended(&mut self) -> Option<End> {
+    pub fn ended(&self) -> Option<End> {
         if self.reaped.is_some() {
             return self.reaped;
         }
@@ -309,10 +309,9 @@ impl Running {
         end
     }
 
-    fn pipes(&mut self) -> Vec<File> {
-        let out = self.child.stdout.take().map(std::os::fd::OwnedFd::from);
-        let err = self.child.stderr.take().map(std::os::fd::OwnedFd::from);
-        out.into_iter().chain(err).map(File::from).collect()
+    /// Everything alive that belongs to it.
+    pub(crate) fn family(&self) -> Vec<Identity> {
+        family(&self.identity, self.mark.as_ref())
     }
 }
 

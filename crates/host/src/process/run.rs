@@ -2,10 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, PipeReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -65,8 +64,12 @@ pub struct Ran {
 pub fn run(command: &Command, limits: Limits<'_>, sink: Sink<'_>) -> Result<Ran, StartError> {
     match sink {
         Sink::Lines(show) => {
-            let mut child = spawn(command, Stdio::piped(), Stdio::piped())?;
-            let mut lines = Lines::of(&mut child, show);
+            let failed = |cause| StartError::System { program: "the pipe of a command".to_owned(), cause };
+            // One pipe for both: lines come in the order in which they were written.
+            let (from, out) = std::io::pipe().map_err(failed)?;
+            let err = out.try_clone().map_err(failed)?;
+            let child = spawn(command, out.into(), err.into())?;
+            let mut lines = Lines::of(from, show);
             let mut ran = wait(child, &limits, &mut |time| lines.receive(time));
             ran.tail = lines.rest();
             Ok(ran)
@@ -118,7 +121,7 @@ fn wait(mut child: Running, limits: &Limits<'_>, pass: &mut dyn FnMut(Duration))
     Ran { end, tail: Vec::new(), took: begun.elapsed(), survivors }
 }
 
-/// The lines of a child, read by a thread for each of its pipes.
+/// The lines of a child, read by a thread.
 struct Lines<'a> {
     from: Receiver<String>,
     show: &'a mut dyn FnMut(&str),
@@ -127,13 +130,10 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn of(child: &mut Running, show: &'a mut dyn FnMut(&str)) -> Self {
+    fn of(pipe: PipeReader, show: &'a mut dyn FnMut(&str)) -> Self {
         // Bounded: a child that writes faster than its lines are shown waits, as it would for a terminal.
         let (to, from) = sync_channel(256);
-        for pipe in child.pipes() {
-            let to = to.clone();
-            std::thread::spawn(move || read_lines(pipe, &to));
-        }
+        std::thread::spawn(move || read_lines(pipe, &to));
         Lines { from, show, tail: VecDeque::new(), open: true }
     }
 
@@ -173,7 +173,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn read_lines(pipe: File, to: &SyncSender<String>) {
+fn read_lines(pipe: PipeReader, to: &SyncSender<String>) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
@@ -260,7 +260,7 @@ mod tests {
         );
         assert_eq!(lines.len(), 52);
         assert_eq!(ran.tail.len(), TAIL);
-        assert!(ran.tail.contains(&"end".to_owned()) && ran.tail.contains(&"err".to_owned()), "{ran:?}");
+        assert_eq!(ran.tail[17..], ["49", "err", "end"], "in the order in which they were written");
     }
 
     #[test]
