@@ -1,0 +1,103 @@
+//! Whose listener answers on a port: another program there must not be taken for the app.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::process::Identity;
+
+/// Who listens on a port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Owner {
+    /// One of the given processes, and nobody else.
+    Ours,
+    /// Somebody else, at least beside them.
+    Other,
+    /// Nobody.
+    Nobody,
+    /// It cannot be seen, and why. Never counted as ours.
+    Unknown(String),
+}
+
+/// Looks whether the listeners on `port` belong to `processes`.
+pub(crate) fn owner(port: u16, processes: &[Identity]) -> Owner {
+    let mut wanted = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        match std::fs::read_to_string(table) {
+            Ok(text) => wanted.extend(listening(&text, port)),
+            // A kernel without IPv6 has only the first.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
+            Err(e) => return Owner::Unknown(format!("{table}: {e}")),
+        }
+    }
+    if wanted.is_empty() {
+        return Owner::Nobody;
+    }
+    let mut hidden = None;
+    for process in processes {
+        match sockets(process.pid) {
+            Ok(held) => wanted.retain(|socket| !held.contains(socket)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => hidden = Some(format!("the open files of {process}: {e}")),
+        }
+    }
+    match hidden {
+        _ if wanted.is_empty() => Owner::Ours,
+        Some(why) => Owner::Unknown(why),
+        None => Owner::Other,
+    }
+}
+
+/// The inodes of sockets that listen on `port`, from a table of `/proc/net`.
+fn listening(table: &str, port: u16) -> Vec<u64> {
+    const LISTEN: &str = "0A";
+    let of = |line: &str| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let (_, at) = fields.get(1)?.rsplit_once(':')?;
+        let is_it = u16::from_str_radix(at, 16) == Ok(port) && *fields.get(3)? == LISTEN;
+        is_it.then(|| fields.get(9)?.parse().ok())?
+    };
+    table.lines().skip(1).filter_map(of).collect()
+}
+
+fn sockets(pid: i32) -> io::Result<BTreeSet<u64>> {
+    let mut held = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that was closed since is simply not there.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        let inode: Option<u64> =
+            target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        held.extend(inode);
+    }
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_listener_is_told_from_others() {
+        let own = [Identity::own().unwrap()];
+        for at in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(at) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            assert_eq!(owner(port, &own), Owner::Ours, "{at}");
+            let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let stranger = Identity::of(other.id().try_into().unwrap()).unwrap();
+            assert_eq!(owner(port, &[stranger]), Owner::Other);
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_connection_is_no_listener() {
+        let table = "  sl  local_address rem_address   st\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 111 1\n\
+             1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000 0 0 222 1\n\
+             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 333 1\n";
+        assert_eq!(listening(table, 8080), [111]);
+    }
+}
