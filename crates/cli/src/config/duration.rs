@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::table::Unfit;
+use super::mistake::Unfit;
 
 /// Reads `500ms`, `10s`, `5m` or `24h`.
 pub(super) fn parse(text: &str) -> Result<Duration, Unfit> {

@@ -90,6 +90,19 @@ fn as_blank(c: char) -> char {
     if c == '\t' { '\t' } else { ' ' }
 }
 
+/// Why a value cannot be what its key needs, and what to write instead.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    pub(super) what: String,
+    pub(super) help: String,
+}
+
+impl Unfit {
+    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Unfit { what: what.into(), help: help.into() }
+    }
+}
+
 /// Gathers mistakes while a file is read.
 pub(super) struct Mistakes<'a> {
     file: String,

@@ -1,29 +1,33 @@
 //! The configuration: `plimsoll.toml` read, checked and resolved once, before anything starts.
 //!
-//! The types here are what the file means, with every default in its doc comment; [`read`] says what may stand in
-//! the file. Nothing after [`Config::load`] looks at the file again.
+//! [`sections`] is what the file means, with every default in its doc comment; [`read`] says what may stand in it.
+//! Nothing after [`Config::load`] looks at the file again.
 
 mod duration;
+mod form;
 mod mistake;
 mod read;
 mod secret;
+mod sections;
+mod service;
 mod smoke;
 mod table;
+mod team;
 mod url;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use jiff::civil::{Time, Weekday};
-use jiff::tz::TimeZone;
 use plimsoll_core::plan::Smoke;
-use regex::Regex;
 
 pub(crate) use duration::show as show_duration;
 pub(crate) use mistake::{ConfigError, Mistake};
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
+pub(crate) use sections::{
+    App, Backup, Build, Commands, Database, Front, Log, LogSource, Migrations, Notify, Occasion, Rehearsal,
+    Service, ServiceKind, Smtp, Source, Watch, Window, Worker, WorkerKind,
+};
 pub(crate) use url::{DatabaseUrl, Destination, Listen, Postgres, PublicUrl};
 
 /// The file's name where no other is given.
@@ -66,273 +70,6 @@ pub(crate) struct Config {
     pub(crate) smtp: Smtp,
     /// `[contacts]`: role to name, phone, hours.
     pub(crate) contacts: BTreeMap<String, String>,
-}
-
-/// `[app]`
-#[derive(Clone, Debug)]
-pub(crate) struct App {
-    /// The app's name: letters, digits, `.`, `-` and `_`.
-    pub(crate) name: String,
-    /// Holds `releases/ current shared/ backups/ runs/`. Default: the folder of the file.
-    pub(crate) root: PathBuf,
-}
-
-/// `[source]`
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    /// Any git URL, or an absolute path.
-    pub(crate) git: String,
-    /// Default: `main`.
-    pub(crate) branch: String,
-    /// The app's folder within the repository. Default: `.`, which is the empty path here.
-    pub(crate) directory: PathBuf,
-}
-
-/// `[build]`
-#[derive(Clone, Debug)]
-pub(crate) struct Build {
-    /// Run by a shell in the new release's folder, in this order. Default: none.
-    pub(crate) commands: Vec<String>,
-    /// How long they may take together. Default: 10 minutes.
-    pub(crate) timeout: Duration,
-    /// Linked from `shared/` into every release; within a release; a slash at the end means a folder. Default: none.
-    pub(crate) link: Vec<PathBuf>,
-}
-
-/// `[database]`
-#[derive(Clone, Debug)]
-pub(crate) struct Database {
-    /// Where the data is.
-    pub(crate) url: DatabaseUrl,
-    /// The password, for PostgreSQL.
-    pub(crate) password: Option<Secret>,
-    /// Counted first and named in the report; all tables are counted. Default: none.
-    pub(crate) tables: Vec<String>,
-    /// Who changes the schema.
-    pub(crate) migrations: Migrations,
-}
-
-/// Who changes the schema.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Migrations {
-    /// `migrations`: Plimsoll applies the files of this folder; within a release.
-    Folder(PathBuf),
-    /// `migrate`: these commands do, one after another.
-    Commands(Vec<String>),
-    /// Neither: the app does when it starts.
-    App,
-}
-
-/// `[service]`
-#[derive(Clone, Debug)]
-pub(crate) struct Service {
-    /// How the app is started and stopped.
-    pub(crate) kind: ServiceKind,
-    /// Where the app listens, for the kinds that get no `PORT`, and for any kind without `[front]`.
-    pub(crate) address: Option<std::net::SocketAddr>,
-    /// Answers below 400 when the app is up. Default: `/healthz`.
-    pub(crate) health: String,
-    /// JSON pointer to the release id in the health answer. Default: `None`, the header `x-release`.
-    pub(crate) health_release: Option<String>,
-    /// How long the app may take to answer. Default: 30 seconds.
-    pub(crate) start_timeout: Duration,
-    /// How long the app may take to stop before it is killed. Default: 10 seconds.
-    pub(crate) stop_timeout: Duration,
-    /// Added to the app's environment. Default: nothing.
-    pub(crate) env: Settings,
-}
-
-/// How the app is started and stopped.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum ServiceKind {
-    /// A child of `plimsoll serve`.
-    Process {
-        /// Split as a shell splits words, `$NAME` replaced, no shell.
-        command: String,
-    },
-    /// A unit of systemd.
-    Systemd {
-        /// Its name.
-        unit: String,
-    },
-    /// A program of supervisor.
-    Supervisor {
-        /// Its name.
-        program: String,
-    },
-    /// Whatever these commands do.
-    Command(Commands),
-}
-
-impl ServiceKind {
-    /// The word in the file.
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            ServiceKind::Process { .. } => "process",
-            ServiceKind::Systemd { .. } => "systemd",
-            ServiceKind::Supervisor { .. } => "supervisor",
-            ServiceKind::Command(_) => "command",
-        }
-    }
-}
-
-/// Commands that start, stop and ask after something; each list runs in its order.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Commands {
-    /// At least one.
-    pub(crate) start: Vec<String>,
-    /// At least one.
-    pub(crate) stop: Vec<String>,
-    /// Exit 0 when it runs. Default: none.
-    pub(crate) status: Vec<String>,
-}
-
-/// `[front]`
-#[derive(Clone, Debug)]
-pub(crate) struct Front {
-    /// Where users' requests come in.
-    pub(crate) listen: Listen,
-    /// The whole hold: drain, stop, snapshot, migrate, start, smoke, or undo. Default: 10 seconds.
-    pub(crate) hold_budget: Duration,
-    /// Within the hold; what is still running then is ended. Default: 5 seconds.
-    pub(crate) drain: Duration,
-    /// The address that users know: host and scheme of smoke tests. Default: none.
-    pub(crate) public_url: Option<PublicUrl>,
-    /// Path to when its caller gives up: held that long, then answered 503 without being run. Default: none.
-    pub(crate) answer_after: BTreeMap<String, Duration>,
-}
-
-/// `[rehearsal]`
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Rehearsal {
-    /// Overrides the app's environment on a copy. Default: nothing.
-    pub(crate) env: Settings,
-    /// How to start a copy, for the kinds other than `process`. Default: none.
-    pub(crate) command: Option<String>,
-}
-
-/// `[[worker]]`: another writer of the database.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Worker {
-    /// Its name.
-    pub(crate) name: String,
-    /// How it is stopped and started.
-    pub(crate) kind: WorkerKind,
-}
-
-/// How a worker is stopped and started.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum WorkerKind {
-    /// A unit of systemd.
-    Systemd {
-        /// Its name.
-        unit: String,
-    },
-    /// Commands.
-    Command(Commands),
-}
-
-/// `[[log]]`
-#[derive(Clone, Debug)]
-pub(crate) struct Log {
-    /// Where the lines come from.
-    pub(crate) source: LogSource,
-    /// Matches a line that tells of an error. Default: `(?i)error|traceback`.
-    pub(crate) error: Regex,
-}
-
-/// Where log lines come from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum LogSource {
-    /// A file; it may not exist yet.
-    File(PathBuf),
-    /// The journal of a systemd unit.
-    Unit(String),
-}
-
-/// `[watch]`
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Watch {
-    /// How long a deployment looks at errors before it is done. Default: 10 minutes, and nothing at all when the
-    /// file has no `[watch]`.
-    pub(crate) errors_for: Duration,
-    /// When the checks are made again, after the commit point. Default: none.
-    pub(crate) spots: Vec<Duration>,
-    /// Name to SQL that counts something since `:since`. Default: none.
-    pub(crate) counts: BTreeMap<String, String>,
-}
-
-/// `[backup]`
-#[derive(Clone, Debug)]
-pub(crate) struct Backup {
-    /// Older backups are pruned, the last good one never. Default: 14.
-    pub(crate) keep_days: u32,
-    /// Default: false.
-    pub(crate) compress: bool,
-    /// Where second copies go. Default: none.
-    pub(crate) copies: Vec<Destination>,
-}
-
-/// `[window]`: when a deployment may begin.
-#[derive(Clone, Debug)]
-pub(crate) struct Window {
-    /// On these days. Default: all.
-    pub(crate) days: Vec<Weekday>,
-    /// Not before.
-    pub(crate) from: Time,
-    /// Not from then on; on the next day when it is earlier than `from`.
-    pub(crate) to: Time,
-    /// The clock that is meant. Default: UTC.
-    pub(crate) zone: TimeZone,
-}
-
-/// `[notify.NAME]`: a group and how it is told.
-#[derive(Clone, Debug)]
-pub(crate) struct Notify {
-    /// Mail addresses.
-    pub(crate) mail: Vec<String>,
-    /// A webhook's URL.
-    pub(crate) webhook: Option<Setting>,
-    /// Of what it is told. Default: everything.
-    pub(crate) on: Vec<Occasion>,
-}
-
-/// Of what a group is told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Occasion {
-    /// A deployment is going to be made.
-    Planned,
-    /// It has begun.
-    Started,
-    /// It is live and finished.
-    Done,
-    /// It failed; production is as it was, or a person is needed.
-    Failed,
-    /// It was rolled back.
-    RolledBack,
-    /// Somebody signed it.
-    Signed,
-}
-
-impl Occasion {
-    /// All of them, with their words in the file.
-    pub(crate) const ALL: [(&'static str, Occasion); 6] = [
-        ("planned", Occasion::Planned),
-        ("started", Occasion::Started),
-        ("done", Occasion::Done),
-        ("failed", Occasion::Failed),
-        ("rolled-back", Occasion::RolledBack),
-        ("signed", Occasion::Signed),
-    ];
-}
-
-/// `[smtp]`: who takes mail.
-#[derive(Clone, Debug)]
-pub(crate) struct Smtp {
-    /// Default: `127.0.0.1`.
-    pub(crate) host: String,
-    /// Default: 25.
-    pub(crate) port: u16,
 }
 
 impl Config {
@@ -408,6 +145,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const CONTRACT: &str = include_str!("../../tests/data/contract.toml");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::table::Unfit;
+use super::mistake::Unfit;
 
 /// Where a secret is. Shows as its place; what it is comes only from [`Secret::reveal`], as late as possible.
 #[derive(Clone, Eq, PartialEq)]

@@ -9,8 +9,9 @@ use regex::Regex;
 use serde_json::{Map, Number, Value};
 use toml::de::DeValue;
 
-use super::read::{path, pattern, pointer};
-use super::table::{At, Table, Unfit};
+use super::form::{path, pattern, pointer};
+use super::mistake::Unfit;
+use super::table::{At, Table};
 
 const METHODS: [&str; 6] = ["get", "post", "put", "patch", "delete", "head"];
 

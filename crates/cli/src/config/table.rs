@@ -12,26 +12,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::duration;
-use super::mistake::{Mistakes, nearest};
+use super::mistake::{Mistakes, Unfit, nearest};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct At<T> {
     pub(super) value: T,
     pub(super) span: Range<usize>,
-}
-
-/// Why a value cannot be what its key needs, and what to write instead.
-#[derive(Debug)]
-pub(super) struct Unfit {
-    pub(super) what: String,
-    pub(super) help: String,
-}
-
-impl Unfit {
-    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
-        Unfit { what: what.into(), help: help.into() }
-    }
 }
 
 /// One table of the file; an absent one reads as empty. Reports the keys nobody asked for when it is dropped.

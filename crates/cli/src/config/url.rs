@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::table::Unfit;
+use super::mistake::Unfit;
 
 /// Where the data is.
 #[derive(Clone, Debug, Eq, PartialEq)]

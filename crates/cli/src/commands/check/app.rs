@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use plimsoll_core::plan::Smoke;
@@ -193,38 +192,36 @@ pub(super) fn shared(config: &Config) -> Vec<Finding> {
 
 /// The programs of commands are on this machine.
 pub(super) fn commands(config: &Config) -> Vec<Finding> {
-    let mut lines: Vec<(&str, &str)> = Vec::new();
-    let mut add = |name: &'static str, list: &mut dyn Iterator<Item = &'_ String>| {
-        let list: Vec<String> = list.cloned().collect();
-        list.into_iter().map(move |line| (name, line)).collect::<Vec<_>>()
-    };
-    let mut owned = add("[build]", &mut config.build.commands.iter());
-    if let Migrations::Commands(list) = &config.database.migrations {
-        owned.extend(add("[database].migrate", &mut list.iter()));
-    }
-    match &config.service.kind {
-        ServiceKind::Process { command } => owned.push(("[service].command", command.clone())),
-        ServiceKind::Command(list) => {
-            owned.extend(add("[service]", &mut list.start.iter().chain(&list.stop).chain(&list.status)));
-        }
-        ServiceKind::Systemd { .. } | ServiceKind::Supervisor { .. } => {}
-    }
-    owned.extend(add("[rehearsal].command", &mut config.rehearsal.command.iter()));
-    for worker in &config.workers {
-        if let WorkerKind::Command(list) = &worker.kind {
-            owned.extend(add("[[worker]]", &mut list.start.iter().chain(&list.stop).chain(&list.status)));
-        }
-    }
-    lines.extend(owned.iter().map(|(name, line)| (*name, line.as_str())));
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
-    for (section, line) in lines {
+    for (section, line) in command_lines(config) {
         let Some(word) = first_word(line) else { continue };
         if seen.insert((section, word.clone())) {
             findings.push(command(config, section, &word));
         }
     }
     findings
+}
+
+/// Every command line in the file, with its section.
+fn command_lines(config: &Config) -> Vec<(&'static str, &str)> {
+    let mut lines: Vec<(&'static str, &str)> = Vec::new();
+    lines.extend(config.build.commands.iter().map(|line| ("[build]", line.as_str())));
+    if let Migrations::Commands(list) = &config.database.migrations {
+        lines.extend(list.iter().map(|line| ("[database].migrate", line.as_str())));
+    }
+    match &config.service.kind {
+        ServiceKind::Process { command } => lines.push(("[service].command", command)),
+        ServiceKind::Command(list) => lines.extend(list.all().map(|line| ("[service]", line))),
+        ServiceKind::Systemd { .. } | ServiceKind::Supervisor { .. } => {}
+    }
+    lines.extend(config.rehearsal.command.iter().map(|line| ("[rehearsal].command", line.as_str())));
+    for worker in &config.workers {
+        if let WorkerKind::Command(list) = &worker.kind {
+            lines.extend(list.all().map(|line| ("[[worker]]", line)));
+        }
+    }
+    lines
 }
 
 /// The program of a command line: its first word that is not `NAME=value`.
@@ -433,4 +430,195 @@ pub(super) fn copies(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::check::Verdict::{self, Fail, Pass, Skipped, Unknown};
+
+    use super::*;
+
+    struct Sample {
+        folder: tempfile::TempDir,
+    }
+
+    impl Sample {
+        fn new() -> Self {
+            Sample { folder: tempfile::tempdir().unwrap() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            let path = self.folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        }
+
+        fn sqlite(&self, name: &str, sql: &str) -> PathBuf {
+            let path = self.path(name);
+            rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+            path
+        }
+
+        /// The least that loads, with `more` below `[database]`.
+        fn config(&self, more: &str) -> Config {
+            let text = format!(
+                "[app]\nname = 'shop'\n[source]\ngit = 'repository'\n[service]\nkind = 'process'\ncommand = 'sh app'\naddress = '127.0.0.1:8000'\n[database]\nurl = 'sqlite:shared/a.db'\n{more}"
+            );
+            let file = self.folder.path().join("plimsoll.toml");
+            Config::from_text(&file, &text).unwrap_or_else(|error| panic!("{error:?}"))
+        }
+    }
+
+    fn verdicts(findings: &[Finding]) -> Vec<Verdict> {
+        findings.iter().map(|finding| finding.verdict).collect()
+    }
+
+    #[test]
+    fn the_repository_must_answer_and_have_the_branch() {
+        let sample = Sample::new();
+        let config = sample.config("");
+        assert_eq!(verdicts(&repository(&config)), [Pass, Fail], "there is no repository");
+        let git = |args: &[&str]| {
+            let mut git = std::process::Command::new("git");
+            git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"])
+                .arg(sample.path("repository"))
+                .args(args);
+            for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+                git.env_remove(name);
+            }
+            assert!(git.output().unwrap().status.success(), "git {args:?}");
+        };
+        fs::create_dir(sample.path("repository")).unwrap();
+        git(&["init", "-q", "-b", "trunk"]);
+        let empty = repository(&config);
+        assert!(empty[1].note.contains("no branch yet"), "{}", empty[1].note);
+        git(&["commit", "-q", "--allow-empty", "-m", "x"]);
+        let other = repository(&config);
+        assert_eq!(
+            (other[1].verdict, other[1].hint.as_str()),
+            (Fail, "set [source].branch to one of: trunk")
+        );
+        git(&["branch", "main"]);
+        assert_eq!(verdicts(&repository(&config)), [Pass, Pass]);
+    }
+
+    #[test]
+    fn a_database_that_is_not_there_fails_once_something_was_deployed() {
+        let sample = Sample::new();
+        let config = sample.config("");
+        assert_eq!(verdicts(&database(&config)), [Unknown]);
+        std::os::unix::fs::symlink("releases/000001-abcdefa", sample.path("current")).unwrap();
+        assert_eq!(verdicts(&database(&config)), [Fail]);
+        assert!(!config.shared().exists(), "check creates no database");
+    }
+
+    #[test]
+    fn a_foreign_file_is_no_database_and_a_damaged_one_is_found() {
+        let sample = Sample::new();
+        let config = sample.config("");
+        fs::write(sample.path("shared/a.db"), "these are not the bytes you are looking for\n".repeat(99))
+            .unwrap();
+        assert_eq!(verdicts(&database(&config)), [Fail]);
+        fs::remove_file(sample.path("shared/a.db")).unwrap();
+        let rows = "CREATE TABLE t(a); CREATE INDEX i ON t(a); WITH n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n WHERE i<2000) INSERT INTO t SELECT 'row '||i FROM n;";
+        let file = sample.sqlite("shared/a.db", rows);
+        assert_eq!(verdicts(&database(&config)), [Pass, Pass]);
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 2_000].fill(0x5a);
+        fs::write(&file, bytes).unwrap();
+        let findings = database(&config);
+        assert!(findings.iter().any(|f| f.name == "database integrity" && f.verdict != Pass));
+    }
+
+    #[test]
+    fn a_wal_database_is_looked_at_and_nothing_is_left_beside_it() {
+        let sample = Sample::new();
+        let config = sample.config("tables = ['orders', 'ordres']\n");
+        sample.sqlite("shared/a.db", "PRAGMA journal_mode = WAL; CREATE TABLE orders(id);");
+        let findings = database(&config);
+        assert_eq!(verdicts(&findings), [Pass, Pass, Unknown]);
+        assert!(findings[0].note.ends_with("WAL"), "{}", findings[0].note);
+        assert_eq!(findings[2].name, "table ordres");
+        assert_eq!(fs::read_dir(config.shared()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn postgres_says_that_it_is_not_supported_yet() {
+        let sample = Sample::new();
+        let mut config = sample.config("");
+        let url = "[app]\nname='a'\n[source]\ngit='a'\n[service]\nkind='process'\ncommand='a'\naddress='127.0.0.1:1'\n[database]\nurl='postgres://u@h/db'";
+        config.database = Config::from_text(&config.file, url).unwrap().database;
+        assert!(database(&config)[0].note.contains("not supported yet"));
+    }
+
+    #[test]
+    fn programs_are_looked_for_where_they_will_be() {
+        let sample = Sample::new();
+        let config = sample.config(
+            "migrate = ['plimsoll-no-such-program up']\n[build]\ncommands = ['NODE_ENV=production sh -c x', 'cd web && make', '.venv/bin/pip install', '/no/such/program', 'sh again']\n",
+        );
+        let found: Vec<(String, Verdict)> =
+            commands(&config).into_iter().map(|f| (f.name, f.verdict)).collect();
+        let expected = [
+            ("[build]: sh", Pass),
+            ("[build]: cd", Skipped),
+            ("[build]: .venv/bin/pip", Skipped),
+            ("[build]: /no/such/program", Fail),
+            ("[database].migrate: plimsoll-no-such-program", Fail),
+            ("[service].command: sh", Pass),
+        ];
+        assert_eq!(found, expected.map(|(name, verdict)| (name.to_owned(), verdict)));
+    }
+
+    #[test]
+    fn what_is_linked_must_be_there_unless_it_can_be_made() {
+        let sample = Sample::new();
+        let config = sample.config("[build]\nlink = ['.env', 'uploads', 'conf.d/', 'a.db']\n");
+        assert_eq!(verdicts(&shared(&config)), [Fail, Pass, Pass], "the database is looked at elsewhere");
+        fs::write(sample.path("shared/.env"), "").unwrap();
+        assert_eq!(verdicts(&shared(&config)), [Pass, Pass, Pass]);
+    }
+
+    #[test]
+    fn a_unit_or_program_that_nobody_knows_fails() {
+        let sample = Sample::new();
+        let config = sample.config("[[worker]]\nname = 'm'\nunit = 'plimsoll-no-such-unit'\n");
+        assert_eq!(verdicts(&units(&config)), [Fail]);
+        assert_eq!(supervised("plimsoll-no-such-program").verdict, Fail);
+    }
+
+    #[test]
+    fn secrets_are_named_and_never_shown() {
+        let sample = Sample::new();
+        fs::write(sample.path("pw"), "hunter2\n").unwrap();
+        let there = sample.path("pw").display().to_string();
+        let config = sample.config(&format!(
+            "[rehearsal]\nenv = {{ A = 'file:{there}', B = 'env:PLIMSOLL_NO_SUCH_NAME', C = 'env:PLIMSOLL_NO_SUCH_NAME' }}\n"
+        ));
+        let findings = secrets(&config);
+        assert_eq!(verdicts(&findings), [Fail, Pass]);
+        let shown: String = findings.iter().map(|f| format!("{} {} {}", f.name, f.note, f.hint)).collect();
+        assert!(shown.contains("PLIMSOLL_NO_SUCH_NAME") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn what_looks_like_a_slip_is_pointed_out() {
+        let sample = Sample::new();
+        assert_eq!(verdicts(&meaning(&sample.config(""))), [Unknown], "no smoke test");
+        let config = sample.config(
+            "[[smoke]]\nname = 'a'\npost = '/order'\n[[smoke]]\nname = 'b'\nwrites = true\npost = '/order'\n[rehearsal]\nenv = { API_TOKEN = 'x', EMPTY_SECRET = '', HOST = 'h' }\n",
+        );
+        let names: Vec<String> = meaning(&config).into_iter().map(|f| f.name).collect();
+        assert_eq!(names, ["smoke test \"a\"", "[rehearsal] env API_TOKEN"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_not_mounted_fails_and_a_log_that_is_not_written_yet_does_not() {
+        let sample = Sample::new();
+        fs::create_dir(sample.path("nas")).unwrap();
+        let config = sample.config("[backup]\ncopies = ['nas', 'usb', 's3://b/c']\n[[log]]\nfile = 'app.log'\n[[log]]\nfile = 'nas'\n");
+        assert_eq!(verdicts(&copies(&config)), [Pass, Fail, Skipped]);
+        assert_eq!(verdicts(&logs(&config)), [Unknown, Fail]);
+    }
 }

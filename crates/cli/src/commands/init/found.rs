@@ -76,6 +76,9 @@ pub(super) fn look(places: &Places) -> Found {
     let databases = databases(folder);
     let mut runners = units(places);
     runners.extend(programs(places));
+    runners.retain(|runner| !runner.name.contains(|c: char| c.is_whitespace() || c.is_control()));
+    runners.sort_by(|a, b| (a.kind != "systemd", &a.name).cmp(&(b.kind != "systemd", &b.name)));
+    runners.dedup_by(|a, b| (a.kind, &a.name) == (b.kind, &b.name));
     let (workers, mut runners): (Vec<Runner>, Vec<Runner>) = runners.into_iter().partition(is_worker);
     let runner = (!runners.is_empty()).then(|| runners.remove(0));
     let workers = workers.into_iter().filter(|w| w.kind == "systemd").map(|w| w.name).collect();
@@ -144,7 +147,9 @@ fn databases(folder: &Path) -> Vec<PathBuf> {
         for entry in entries.flatten() {
             let path = entry.path();
             let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if regular && is_sqlite(&path) {
+            // Such a name would read as options in `sqlite:…`.
+            let odd = entry.file_name().to_string_lossy().contains(['?', '#']);
+            if regular && !odd && is_sqlite(&path) {
                 let bytes = entry.metadata().map_or(0, |m| m.len());
                 found.push((
                     unlikely(&path),

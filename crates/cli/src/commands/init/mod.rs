@@ -358,7 +358,12 @@ mod tests {
         sample.places.folder.push("My \"Shop\" \\ #1");
         std::fs::create_dir(&sample.places.folder).unwrap();
         sample.write("package.json", r#"{"name": "\"\\\n", "scripts": {"start": "node \"a b.js\" # é"}}"#);
-        sample.config();
+        sample.sqlite("a\u{7f}'b\n[x].db", "CREATE TABLE \"odd \u{7f}\"(id);");
+        sample.sqlite("what?.db", "CREATE TABLE a(id);");
+        sample.write("Procfile", "web: node 'a\n");
+        let config = sample.config();
+        assert_eq!(config.database_file().unwrap(), config.shared().join("a\u{7f}'b\n[x].db"));
+        assert_eq!(config.database.tables, ["odd \u{7f}"]);
     }
 
     #[test]

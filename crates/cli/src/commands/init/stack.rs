@@ -95,8 +95,13 @@ fn read(folder: &Path, name: &str) -> Option<String> {
 fn procfile(folder: &Path) -> Option<String> {
     let text = read(folder, "Procfile")?;
     let web = text.lines().find_map(|line| line.strip_prefix("web:"))?.trim().to_owned();
-    // A line that needs a shell would not start without one.
-    (!web.is_empty() && !web.contains(['&', '|', ';', '>', '<', '`', '('])).then_some(web)
+    needs_no_shell(&web).then_some(web)
+}
+
+/// Whether the command line can be started without a shell.
+fn needs_no_shell(line: &str) -> bool {
+    let words = shell_words::split(line).is_ok_and(|words| !words.is_empty());
+    words && !line.contains(['&', '|', ';', '>', '<', '`', '(', '*'])
 }
 
 /// How Python's packages get into `.venv`, and the text that names them.
@@ -254,7 +259,7 @@ fn node(folder: &Path) -> Option<Stack> {
 
 /// Whether a start script can run without a shell and without npm's PATH.
 fn plain(script: &str) -> bool {
-    script.starts_with("node ") && !script.contains(['&', '|', ';', '>', '<', '`', '(', '$', '*'])
+    script.starts_with("node ") && !script.contains('$') && needs_no_shell(script)
 }
 
 fn rust(folder: &Path) -> Option<Stack> {

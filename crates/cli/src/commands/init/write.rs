@@ -1,6 +1,5 @@
 //! What was found, as a commented `plimsoll.toml`.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::found::Found;
@@ -27,7 +26,7 @@ pub(super) fn draft(found: &Found, folder: &Path) -> Draft {
     source(&mut draft, found, folder);
     let data = Data::of(found);
     build(&mut draft, found, &data, &root, folder);
-    database(&mut draft, found, &data, folder);
+    database(&mut draft, found, &data, &root, folder);
     service(&mut draft, found);
     front(&mut draft, found);
     rest(&mut draft, found);
@@ -35,8 +34,9 @@ pub(super) fn draft(found: &Found, folder: &Path) -> Draft {
 }
 
 impl Draft {
+    /// Values escape their control characters; in a comment, a file's odd name could end the line.
     fn line(&mut self, line: &str) {
-        self.text.push_str(line);
+        self.text.push_str(&line.replace(char::is_control, "?"));
         self.text.push('\n');
     }
 
@@ -54,14 +54,19 @@ impl Draft {
     }
 }
 
-/// A text as TOML.
+/// A text as TOML, on one line. What JSON escapes, TOML escapes alike; TOML has one character more.
 fn text(text: impl AsRef<str>) -> String {
-    toml::Value::String(text.as_ref().to_owned()).to_string()
+    serde_json::Value::from(text.as_ref()).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn texts<T: AsRef<str>>(list: impl IntoIterator<Item = T>) -> String {
     let list: Vec<String> = list.into_iter().map(text).collect();
     format!("[{}]", list.join(", "))
+}
+
+/// A path as it is typed to a shell.
+fn quoted(path: &Path) -> String {
+    shell_words::quote(&shown(path)).into_owned()
 }
 
 fn shown(path: &Path) -> String {
@@ -161,18 +166,16 @@ fn build(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Pa
     }
 }
 
-fn database(draft: &mut Draft, found: &Found, data: &Data, folder: &Path) {
+fn database(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Path) {
     draft.section("[database]");
     let url = format!("sqlite:shared/{}", data.kept.display());
     match &data.now {
         Some(now) => {
             let file = folder.join(now);
-            draft.line(&format!(
-                "# The data is in {} now. Before the first deployment, with the app",
-                file.display()
-            ));
-            draft.line("# stopped, bring it to its place in shared/: plimsoll backup --db FILE, then");
-            draft.line("# plimsoll backup restore BACKUP --to PLACE.");
+            let place = root.join("shared").join(&data.kept);
+            draft.line("# The data is elsewhere now. Bring it here before the first deployment, with the app stopped:");
+            draft.line(&format!("#   plimsoll backup --db {}", quoted(&file)));
+            draft.line(&format!("#   plimsoll backup restore BACKUP --to {}", quoted(&place)));
             draft.line(&format!("url = {}", text(url)));
             draft.found(format!("SQLite database {}", now.display()));
         }
@@ -301,18 +304,11 @@ fn rest(draft: &mut Draft, found: &Found) {
         draft.line(&format!("unit = {}", text(unit)));
         draft.guessed(format!("{unit} writes to the database too"));
     }
-    let mut later = String::new();
-    for line in [
-        "# [rehearsal]",
-        "# env = { SMTP_HOST = \"127.0.0.1\" }   # so that a copy can reach neither mail nor payments",
-        "",
-        "[watch]",
-        "errors_for = \"10m\"",
-        "",
-        "[backup]",
-        "keep_days = 14",
-    ] {
-        let _ = writeln!(later, "{line}");
-    }
-    draft.section(later.trim_end());
+    draft.section("# [rehearsal]");
+    draft
+        .line("# env = { SMTP_HOST = \"127.0.0.1\" }   # so that a copy can reach neither mail nor payments");
+    draft.section("[watch]");
+    draft.line("errors_for = \"10m\"");
+    draft.section("[backup]");
+    draft.line("keep_days = 14");
 }
