@@ -1,12 +1,18 @@
 //! Plimsoll: deploys a web application and its database without losing data or requests.
 
 mod args;
+mod audience;
 mod commands;
 mod config;
 mod error;
+mod follow;
+mod station;
 mod ui;
+mod wire;
+mod wiring;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -15,7 +21,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return ui::Ui::new(false, false).clap(&error).into(),
     };
-    let ui = ui::Ui::new(args.global.json, args.global.quiet);
+    let ui = Arc::new(ui::Ui::new(args.global.json, args.global.quiet));
     let result = commands::run(&args, &ui).and_then(|()| ui.lost_output());
     if let Err(error) = &result {
         ui.error(error);

@@ -8,13 +8,15 @@ use plimsoll_core::check::Check;
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::{Clock, Failure, FailureKind, Gate, Moment};
 
+use crate::FrontDoor;
 use crate::page::Page;
 use crate::target::Target;
 use crate::traffic::Counts;
-use crate::FrontDoor;
 
 /// Where a running release listens; `None` when it does not run.
 pub type AddressOf = Arc<dyn Fn(&ReleaseId) -> Option<SocketAddr> + Send + Sync>;
+/// Told which release users are let in to.
+pub type Opened = Arc<dyn Fn(&ReleaseId) + Send + Sync>;
 /// Writes (`true`) or removes (`false`) the mark that keeps others from starting the app during a hold.
 pub type HeldMark = Arc<dyn Fn(bool) -> Result<(), Failure> + Send + Sync>;
 
@@ -25,6 +27,7 @@ pub struct Door {
     drain: Duration,
     address_of: AddressOf,
     held_mark: HeldMark,
+    opened: Opened,
     clock: Arc<dyn Clock + Send + Sync>,
     /// The counters when the hold began.
     before: Option<Counts>,
@@ -39,9 +42,10 @@ impl Door {
         drain: Duration,
         address_of: AddressOf,
         held_mark: HeldMark,
+        opened: Opened,
         clock: Arc<dyn Clock + Send + Sync>,
     ) -> Self {
-        Door { front, app: app.to_owned(), drain, address_of, held_mark, clock, before: None }
+        Door { front, app: app.to_owned(), drain, address_of, held_mark, opened, clock, before: None }
     }
 
     fn ms(duration: Duration) -> u64 {
@@ -85,6 +89,7 @@ impl Gate for Door {
             _ => self.front.set_target(Some(target)),
         };
         self.front.gate().open();
+        (self.opened)(release);
         (self.held_mark)(false)?;
         if let Some(before) = self.before.take() {
             let met = self.front.traffic().since(&before);
@@ -104,9 +109,9 @@ impl Gate for Door {
         Ok(vec![check])
     }
 
-    fn shut(&mut self, why: &str) -> Result<(), Failure> {
-        let page = if why.is_empty() { Page::maintenance(&self.app) } else { Page::no_release(&self.app) };
-        self.front.gate().shut(page);
+    fn shut(&mut self, _why: &str) -> Result<(), Failure> {
+        // The engine shuts it only when there is no release to go back to.
+        self.front.gate().shut(Page::no_release(&self.app));
         (self.held_mark)(false)
     }
 }

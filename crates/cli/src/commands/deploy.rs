@@ -12,10 +12,10 @@ use signal_hook::iterator::Signals;
 
 use crate::args::{DeployArgs, RollbackArgs};
 use crate::audience::{Ask, Onlooker, Show, StopWish};
-use crate::config::{Config, ServiceKind};
+use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::follow::Follow;
-use crate::station::{self, Station};
+use crate::station::{self, Station, needs_serve};
 use crate::ui::Ui;
 use crate::wire::{Reply, Request, Word};
 
@@ -47,11 +47,6 @@ pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Ui) -> Result<
 /// `plimsoll resume`
 pub(crate) fn resume(config: &Config, ui: &Ui) -> Result<(), Error> {
     carry_out(config, &Request::Resume { by: station::person() }, ui)
-}
-
-/// Whether only `plimsoll serve` can do it: it owns the front door and the app's process.
-pub(crate) fn needs_serve(config: &Config) -> bool {
-    config.front.is_some() || matches!(config.service.kind, ServiceKind::Process { .. })
 }
 
 fn carry_out(config: &Config, request: &Request, ui: &Ui) -> Result<(), Error> {

@@ -1,17 +1,34 @@
 //! One file a command.
 
+mod check;
+mod deploy;
+mod history;
+mod init;
+mod serve;
+
+use std::sync::Arc;
+
 use crate::args::{Args, Command};
+use crate::config::Config;
 use crate::error::Error;
 use crate::ui::Ui;
 
 /// Does what was asked for.
-pub(crate) fn run(args: &Args, _ui: &Ui) -> Result<(), Error> {
+pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
+    let config = || {
+        let file = Config::locate(&args.global.directory, args.global.config.as_deref());
+        Config::load(&file)
+    };
     match &args.command {
-        Command::Check => {
-            let file = crate::config::Config::locate(&args.global.directory, args.global.config.as_deref());
-            crate::config::Config::load(&file)?;
-            Ok(())
-        }
-        _ => Err(Error::usage("not built yet")),
+        Command::Init(init) => init::init(&args.global, init, ui),
+        Command::Check => check::check(&args.global, ui),
+        Command::Serve => serve::run(&config()?, ui),
+        Command::Deploy(deploy) => deploy::deploy(&config()?, deploy, ui),
+        Command::Rollback(rollback) => deploy::rollback(&config()?, rollback, ui),
+        Command::Resume => deploy::resume(&config()?, ui),
+        Command::Status => history::status(&config()?, ui),
+        Command::History => history::history(&config()?, ui),
+        Command::Show(show) => history::show(&config()?, show, ui),
+        Command::Plan(_) | Command::Backup(_) => Err(Error::usage("not built yet")),
     }
 }

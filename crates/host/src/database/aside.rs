@@ -20,9 +20,8 @@ use plimsoll_core::ports::Failure;
 pub(super) fn write(stem: &Path, before: Side<'_>, now: Side<'_>, stop: &Stop) -> Result<PathBuf, Failure> {
     let file = stem.with_extension("db");
     let part = stem.with_extension("db.part");
-    for path in [&part, &file] {
-        durable::remove(path)?;
-    }
+    durable::remove(&file)?;
+    durable::write(&part, durable::PRIVATE, b"")?;
     let mut text = String::from("Rows that were in the database and are not after the undo.\n");
     let failed = |e: &sqlite::Error| super::failure("the rows could not be set aside", e);
     {
@@ -49,8 +48,6 @@ pub(super) fn write(stem: &Path, before: Side<'_>, now: Side<'_>, stop: &Stop) -
         drop(insert);
         out.execute_batch("COMMIT; PRAGMA journal_mode = DELETE;").map_err(|e| failed(&sql(e)))?;
     }
-    let private = std::os::unix::fs::PermissionsExt::from_mode(durable::PRIVATE);
-    fs::set_permissions(&part, private).map_err(|e| io_failure("the rows set aside", &part, &e))?;
     let synced = fs::File::open(&part).and_then(|file| file.sync_all());
     synced.map_err(|e| io_failure("the rows set aside", &part, &e))?;
     fs::rename(&part, &file).map_err(|e| io_failure("the rows set aside", &file, &e))?;

@@ -608,6 +608,7 @@ fn fits(status: &history::Status) -> Result<(), Failure> {
 
 /// An empty database that SQLite has written its header to.
 fn make_empty(path: &Path) -> Result<(), Failure> {
+    durable::write(path, durable::PRIVATE, b"")?;
     let made = open_own(path, ForeignKeys::Off).and_then(|connection| {
         connection
             .execute_batch(
@@ -615,9 +616,7 @@ fn make_empty(path: &Path) -> Result<(), Failure> {
             )
             .map_err(|e| sqlite::Error::of(path, "creating", &e))
     });
-    made.map_err(|e| failure("an empty database could not be made", &e))?;
-    let private = std::os::unix::fs::PermissionsExt::from_mode(durable::PRIVATE);
-    fs::set_permissions(path, private).map_err(|e| io_failure("the new database", path, &e))
+    made.map_err(|e| failure("an empty database could not be made", &e))
 }
 
 /// Another SQLite file beside the place where the database should be: the path is probably mistyped.

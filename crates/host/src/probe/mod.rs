@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod opened;
+pub mod prove;
 pub mod smoke;
 
 mod jar;

@@ -1,0 +1,263 @@
+//! `status`, `history`, `show`: what is, what was done, and one run as the filled-in checklist. They only read.
+
+use plimsoll_core::record::{Ending, Entry, Event, State};
+use plimsoll_core::report::{self, Report};
+use plimsoll_host::backups;
+use plimsoll_host::journal::Runs;
+use plimsoll_host::release::Releases;
+use plimsoll_proxy::control::{self, ControlError};
+use serde_json::json;
+
+use crate::args::{Format, ShowArgs};
+use crate::config::Config;
+use crate::error::{Error, Kind};
+use crate::station::{self, needs_serve};
+use crate::ui::{Ui, took_words};
+use crate::wire::{Reply, Request, Status};
+
+/// `plimsoll status`. Exit 4 when a run is not resolved.
+pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
+    let runs = Runs::of(&config.app.root);
+    let current = Releases::new(&config.app.root).current().map_err(|e| unreadable(&e))?;
+    let serve = ask_serve(config)?;
+    let open = runs.unfinished().map_err(|e| unreadable(&e))?;
+    let going = serve.as_ref().and_then(|status| status.running);
+    let unresolved = open.filter(|run| Some(*run) != going);
+    let last = runs.list().map_err(|e| unreadable(&e))?.into_iter().next_back();
+    let last = last.map(|run| row(&runs, run)).transpose()?;
+    let backup = newest_backup(config);
+    if ui.is_json() {
+        ui.object(&json!({
+            "app": config.app.name,
+            "release": current,
+            "serve": serve,
+            "unresolved_run": unresolved,
+            "last_run": last.as_ref().map(Row::json),
+            "backup": backup,
+        }));
+    } else {
+        ui.data(&status_words(
+            config,
+            current.as_ref().map(|id| id.0.as_str()),
+            serve.as_ref(),
+            last.as_ref(),
+            backup.as_deref(),
+        ));
+    }
+    match unresolved {
+        None => Ok(()),
+        Some(run) => Err(Error::new(Kind::Unresolved, format!("run {run} is not resolved"))
+            .why("it was interrupted, or its undo needs a person")
+            .state("the door is shut until it is resolved; the data is kept")
+            .next(format!("plimsoll show {run}, then: plimsoll resume"))),
+    }
+}
+
+fn status_words(
+    config: &Config,
+    current: Option<&str>,
+    serve: Option<&Status>,
+    last: Option<&Row>,
+    backup: Option<&str>,
+) -> String {
+    let mut lines = vec![format!("{:<9} {}", "app", config.app.name)];
+    let mut line = |label: &str, text: String| lines.push(format!("{label:<9} {text}"));
+    line("release", current.unwrap_or("none yet: plimsoll deploy").to_owned());
+    match serve {
+        Some(status) => {
+            let waiting =
+                if status.waiting > 0 { format!(", {} waiting", status.waiting) } else { String::new() };
+            if status.door != "none" {
+                line("door", format!("{}{waiting}", status.door));
+            }
+            if let (Some(pid), Some(port)) = (status.pid, status.port) {
+                let restarts = match status.restarts {
+                    0 => String::new(),
+                    n => format!(", restarted {n} times because it ended by itself"),
+                };
+                line("process", format!("pid {pid}, port {port}{restarts}"));
+            }
+            if status.requests > 0 {
+                line("requests", format!("{}, of these {} errors (5xx)", status.requests, status.errors));
+            }
+            if let Some(run) = status.running {
+                line("running", format!("run {run}"));
+            }
+            for trouble in &status.trouble {
+                line("trouble", trouble.clone());
+            }
+        }
+        None if needs_serve(config) => line("serve", "not running: plimsoll serve".to_owned()),
+        None => {}
+    }
+    if let Some(last) = last {
+        line("last run", last.words());
+    }
+    line("backup", backup.map_or_else(|| "none yet".to_owned(), str::to_owned));
+    lines.join("\n")
+}
+
+fn ask_serve(config: &Config) -> Result<Option<Status>, Error> {
+    let failed = |e: ControlError| {
+        Error::usage("`plimsoll serve` could not be asked")
+            .why(e.to_string())
+            .next("run this as the user who runs `plimsoll serve`, or as root")
+    };
+    let mut client = match control::connect(&station::socket(config)) {
+        Ok(client) => client,
+        Err(ControlError::NoServer { .. }) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    client.send(&json!(Request::Status)).map_err(failed)?;
+    let value = client.next().transpose().map_err(failed)?.unwrap_or_default();
+    match serde_json::from_value(value) {
+        Ok(Reply::Status { status }) => Ok(Some(status)),
+        _ => Ok(None),
+    }
+}
+
+fn newest_backup(config: &Config) -> Option<String> {
+    let file = config.database_file()?.file_name()?.to_string_lossy().into_owned();
+    let entries = backups::list(&config.backups(), &file).ok()?;
+    let newest = backups::newest_verified(&entries)?;
+    Some(format!("{}, verified", newest.path.file_name()?.to_string_lossy()))
+}
+
+/// `plimsoll history`
+pub(crate) fn history(config: &Config, ui: &Ui) -> Result<(), Error> {
+    let runs = Runs::of(&config.app.root);
+    let numbers = runs.list().map_err(|e| unreadable(&e))?;
+    if numbers.is_empty() && !ui.is_json() {
+        ui.say("there are no runs yet");
+        return Ok(());
+    }
+    if !ui.is_json() {
+        ui.data(&format!(
+            "{:>5}  {:<20}  {:<8}  {:<14}  {:<11}  {}",
+            "run", "began (UTC)", "what", "release", "ending", "took"
+        ));
+    }
+    for run in numbers.into_iter().rev() {
+        let row = row(&runs, run)?;
+        match (row.began.is_empty(), ui.is_json()) {
+            // A crash between the folder and its first event: nothing was done.
+            (true, _) => {}
+            (_, true) => ui.object(&row.json()),
+            (_, false) => ui.data(&row.line()),
+        }
+    }
+    Ok(())
+}
+
+/// `plimsoll show`
+pub(crate) fn show(config: &Config, args: &ShowArgs, ui: &Ui) -> Result<(), Error> {
+    let runs = Runs::of(&config.app.root);
+    let numbers = runs.list().map_err(|e| unreadable(&e))?;
+    let run = match args.run {
+        Some(run) if numbers.contains(&run) => run,
+        Some(run) => {
+            return Err(
+                Error::usage(format!("there is no run {run}")).next("list them with: plimsoll history")
+            );
+        }
+        None => numbers.last().copied().ok_or_else(|| {
+            Error::usage("there are no runs yet").next("bring a release live with: plimsoll deploy")
+        })?,
+    };
+    let entries = runs.entries(run).map_err(|e| unreadable(&e))?;
+    let report = Report::of(&entries);
+    let format = if ui.is_json() { Format::Json } else { args.format };
+    match format {
+        Format::Md => ui.data(&report::markdown(&report)),
+        Format::Html => ui.data(&report::html(&report)),
+        Format::Json => ui.object(&report),
+    }
+    Ok(())
+}
+
+/// A run in one line.
+struct Row {
+    run: u32,
+    began: String,
+    kind: &'static str,
+    release: Option<String>,
+    by: String,
+    ending: Option<Ending>,
+    exit: Option<u8>,
+    message: String,
+    hold_ms: u64,
+    ms: u64,
+}
+
+fn row(runs: &Runs, run: u32) -> Result<Row, Error> {
+    let entries = runs.entries(run).map_err(|e| unreadable(&e))?;
+    Ok(Row::of(run, &entries))
+}
+
+impl Row {
+    fn of(run: u32, entries: &[Entry]) -> Row {
+        let state = State::fold(entries);
+        let times = entries.iter().rev().find_map(|entry| match entry.event {
+            Event::Ended { hold_ms, ms, .. } => Some((hold_ms, ms)),
+            _ => None,
+        });
+        let (hold_ms, ms) = times.unwrap_or_default();
+        let order = state.order.as_ref();
+        let (ending, exit, message) = match state.ended {
+            Some((ending, exit, message)) => (Some(ending), Some(exit), message),
+            None => (None, None, String::new()),
+        };
+        Row {
+            run,
+            began: entries.first().map(|entry| entry.at.clone()).unwrap_or_default(),
+            kind: order.map_or("?", |order| order.kind.word()),
+            release: state.release.as_ref().map(|release| release.id.0.clone()),
+            by: order.map(|order| order.by.clone()).unwrap_or_default(),
+            ending,
+            exit,
+            message,
+            hold_ms,
+            ms,
+        }
+    }
+
+    fn ending(&self) -> &'static str {
+        self.ending.map_or("not ended", Ending::word)
+    }
+
+    fn line(&self) -> String {
+        let began = self.began.get(..19).unwrap_or(&self.began).replace('T', " ");
+        let release = self.release.as_deref().unwrap_or("-");
+        let took = took_words(std::time::Duration::from_millis(self.ms));
+        let hold = match self.hold_ms {
+            0 => String::new(),
+            ms => format!(", hold {}", took_words(std::time::Duration::from_millis(ms))),
+        };
+        format!(
+            "{:>5}  {began:<20}  {:<8}  {release:<14}  {:<11}  {took}{hold}",
+            self.run,
+            self.kind,
+            self.ending()
+        )
+    }
+
+    fn words(&self) -> String {
+        let began = self.began.get(..16).unwrap_or(&self.began).replace('T', " ");
+        format!("{} {}, {began} UTC by {}: {}", self.kind, self.run, self.by, self.ending())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "run": self.run, "began": self.began, "kind": self.kind, "release": self.release, "by": self.by,
+            "ending": self.ending.map(Ending::word), "exit": self.exit, "message": self.message,
+            "hold_ms": self.hold_ms, "ms": self.ms,
+        })
+    }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Unresolved, "the app's records cannot be read")
+        .why(error.to_string())
+        .state("nothing was changed by this command")
+        .next("run it as the user who runs `plimsoll serve`, or as root")
+}

@@ -1,0 +1,329 @@
+//! `plimsoll serve`: the one long-lived process. It owns the lock, the journal, the gate and the app.
+
+use std::net::TcpListener;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use plimsoll_core::ports::{Failure, Service};
+use plimsoll_host::logfile::LogFile;
+use plimsoll_host::process::{become_subreaper, reap_orphans};
+use plimsoll_host::service::{ProcessService, end_leftovers};
+use plimsoll_proxy::control::{Control, ControlError, Session};
+use plimsoll_proxy::{FrontDoor, GateState, Options, Page};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::audience::{Ask, Onlooker, Show, StopWish};
+use crate::config::{Config, Listen, ServiceKind};
+use crate::error::Error;
+use crate::follow;
+use crate::station::{self, Station};
+use crate::ui::Ui;
+use crate::wire::{Reply, Request, Status, Word};
+use crate::wiring;
+
+/// The app's log is begun anew at this size; so many old ones are kept.
+const LOG_BYTES: u64 = 10 << 20;
+const LOG_FILES: usize = 5;
+/// How long a client may take to say what it wants.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a person has to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
+/// The longest wait before the current release is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What the threads of `serve` share.
+struct Served {
+    station: Station,
+    front: Option<Arc<FrontDoor>>,
+    /// The app, when it is our child.
+    app: Option<ProcessService>,
+    /// What keeps users out, each a sentence.
+    trouble: Mutex<Vec<String>>,
+}
+
+/// `plimsoll serve`
+pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
+    let failed = |failure: Failure| follow::plain(failure);
+    let lock = station::own(config, "plimsoll serve")?;
+    // Grandchildren whose parent dies come to us, so that none is lost.
+    become_subreaper().map_err(|e| Error::failed("plimsoll serve cannot start").why(e.to_string()))?;
+    let ended = end_leftovers(&config.app.root).map_err(failed)?;
+    for what in &ended {
+        ui.say(&format!("left over from before: {what}"));
+    }
+    let front = front(config)?.map(Arc::new);
+    let log = LogFile::open(&wiring::log_file(config), LOG_BYTES, LOG_FILES).map_err(|e| failed(e.into()))?;
+    let (service, app, handles): (Box<dyn Service + Send>, _, _) = match &config.service.kind {
+        ServiceKind::Process { command } => {
+            let (service, handles) =
+                wiring::own_service(config, command, &log, front.as_ref()).map_err(failed)?;
+            (Box::new(service.clone()), Some(service), handles)
+        }
+        _ => {
+            let (service, handles) = wiring::others_service(config)?;
+            (service, None, handles)
+        }
+    };
+    let station = Station::new(config, lock, front.clone(), service, handles);
+    let served = Arc::new(Served { station, front, app, trouble: Mutex::default() });
+    let control = Control::bind(&station::socket(config)).map_err(control_error)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
+
+    let (booting, said) = (Arc::clone(&served), Arc::clone(ui));
+    thread::spawn(move || booting.boot(ended, &said));
+    let accepting = Arc::clone(&served);
+    thread::spawn(move || {
+        while let Ok(session) = control.accept() {
+            let served = Arc::clone(&accepting);
+            thread::spawn(move || converse(&served, session));
+        }
+    });
+    thread::spawn(|| {
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let _ = reap_orphans();
+        }
+    });
+    match &served.front {
+        Some(front) => ui.say(&format!("{}: front door on {}", config.app.name, front.local_addr())),
+        None => ui.say(&format!("{}: no front door", config.app.name)),
+    }
+    for signal in signals.forever() {
+        // A terminal that goes away takes nothing with it.
+        if signal != SIGHUP {
+            break;
+        }
+    }
+    ui.say("stopping: no new requests; what is running is finished first");
+    let result = served.close(config);
+    let _ = std::fs::remove_file(station::socket(config));
+    result.map_err(failed)
+}
+
+fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
+    let Some(settings) = &config.front else { return Ok(None) };
+    let Listen::Address(address) = settings.listen else {
+        return Err(Error::usage("[front].listen = \"systemd\" is not supported yet")
+            .next("write an address, for example listen = \"127.0.0.1:8080\""));
+    };
+    let listener = TcpListener::bind(address).map_err(|error| {
+        Error::usage(format!("the front door cannot listen on {address}"))
+            .why(error.to_string())
+            .state("nothing was started")
+            .next(format!(
+                "see who has it: ss -ltnp 'sport = :{}'; or choose another [front].listen",
+                address.port()
+            ))
+    })?;
+    let options = Options {
+        app_name: config.app.name.clone(),
+        answer_after: settings.answer_after.iter().map(|(path, after)| (path.clone(), *after)).collect(),
+        ..Options::default()
+    };
+    let front = FrontDoor::start(listener, options)
+        .map_err(|e| Error::failed("the front door cannot be started").why(e.to_string()))?;
+    Ok(Some(front))
+}
+
+fn control_error(error: ControlError) -> Error {
+    Error::usage("plimsoll serve cannot take commands")
+        .why(error.to_string())
+        .next("see whether another `plimsoll serve` runs for this app")
+}
+
+impl Served {
+    fn set_trouble(&self, trouble: Vec<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Resolves what a predecessor left, then lets users in. They wait at the door meanwhile.
+    fn boot(&self, ended: Vec<String>, ui: &Arc<Ui>) {
+        let config = self.station.config();
+        if let Some(front) = &self.front {
+            let budget = config.front.as_ref().map_or(Duration::ZERO, |front| front.hold_budget);
+            front.gate().hold(Instant::now() + config.service.start_timeout.max(budget));
+        }
+        let shown = Arc::clone(ui);
+        let show: Show = Arc::new(move |reply| told(&shown, reply));
+        let onlooker = Onlooker::new(show, None, StopWish::default());
+        if let Err(failure) = self.station.settle(ended, &onlooker) {
+            ui.error(&follow::plain(failure.clone()).state("the door stays shut; the data is untouched"));
+            self.set_trouble(vec![failure.to_string()]);
+            if let Some(front) = &self.front {
+                front.gate().shut(Page::state_unreadable(&config.app.name));
+            }
+            return;
+        }
+        let mut wait = Duration::from_secs(1);
+        loop {
+            match self.station.open_current() {
+                Ok(true) => {
+                    self.set_trouble(Vec::new());
+                    return;
+                }
+                Ok(false) => {
+                    if let Some(front) = &self.front {
+                        front.gate().shut(Page::no_release(&config.app.name));
+                    }
+                    ui.say("there is no release yet; bring one live with: plimsoll deploy");
+                    return;
+                }
+                Err(failure) => {
+                    ui.error(
+                        &follow::plain(failure.clone())
+                            .state("the current release does not run; it is tried again"),
+                    );
+                    self.set_trouble(vec![failure.to_string()]);
+                    if let Some(front) = &self.front {
+                        front.gate().shut(Page::maintenance(&config.app.name));
+                    }
+                }
+            }
+            thread::sleep(wait);
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status {
+            door: "none".to_owned(),
+            running: self.station.going(),
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ..Status::default()
+        };
+        if let Some(front) = &self.front {
+            let counts = front.traffic();
+            status.door = match front.gate().current() {
+                GateState::Open => "open",
+                GateState::Held { .. } => "held",
+                GateState::Shut(_) => "shut",
+            }
+            .to_owned();
+            status.serving = front.target().map(|target| target.target().release.clone());
+            (status.requests, status.errors) = (counts.answered(), counts.server_error);
+            status.waiting = counts.parked;
+        }
+        if let Some(app) = &self.app {
+            status.trouble.extend(app.trouble());
+            if let Some(running) = app.running().into_iter().find(|running| running.supervised) {
+                status.serving = Some(running.release.0);
+                status.pid = u32::try_from(running.pid).ok();
+                status.port = Some(running.address.port());
+                status.restarts = u64::from(running.restarts);
+            }
+        }
+        status
+    }
+
+    /// The run that is going on ends first: undone, or finished when it is past its commit point.
+    fn close(&self, config: &Config) -> Result<(), Failure> {
+        self.station.stop_run("`plimsoll serve` is stopping");
+        let _alone = self.station.after_runs();
+        if let Some(front) = &self.front {
+            let grace = config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain);
+            front.shutdown(grace);
+        }
+        self.app.as_ref().map_or(Ok(()), ProcessService::close)
+    }
+}
+
+/// What a run without a client says, in the log of `serve`.
+fn told(ui: &Ui, reply: &Reply) {
+    match reply {
+        Reply::Line { text } => ui.aside(text),
+        Reply::Outcome { message, .. } => ui.say(message),
+        Reply::Entry { entry } => {
+            use plimsoll_core::record::Event;
+            match &entry.event {
+                Event::TakenOver { .. } => ui.say("an interrupted run is resolved before anybody is let in"),
+                Event::UndoStarted { why } => ui.say(&format!("undoing, because {why}")),
+                Event::Warned { what } => ui.warn(what),
+                Event::Ended { message, .. } => ui.say(message),
+                _ => {}
+            }
+        }
+        Reply::Progress { .. } | Reply::Ask { .. } | Reply::Status { .. } => {}
+    }
+}
+
+/// One client: its request, what it says meanwhile, and the replies. A client that goes away changes nothing.
+fn converse(served: &Served, mut session: Session) {
+    let Ok(value) = session.request(REQUEST_PATIENCE) else { return };
+    let Ok(mut writer) = session.writer() else { return };
+    let request: Request = match serde_json::from_value(value) {
+        Ok(request) => request,
+        Err(error) => {
+            let failure = Failure::failed(
+                "the command could not be understood",
+                error.to_string(),
+                "use the same version for `plimsoll serve` and for commands: plimsoll --version",
+            );
+            let _ = send(&mut writer, &Reply::refused(plimsoll_core::record::exit::USAGE, failure));
+            return;
+        }
+    };
+    if request == Request::Status {
+        let _ = send(&mut writer, &Reply::Status { status: served.status() });
+        return;
+    }
+    // A client that reads slowly, or is stopped, must not hold up a run: a thread of its own writes to it.
+    let (replies, queue) = mpsc::channel::<Reply>();
+    let writing = thread::spawn(move || {
+        for reply in queue {
+            if send(&mut writer, &reply).is_err() {
+                break;
+            }
+        }
+    });
+    let stop = StopWish::default();
+    let (answer, answers) = mpsc::channel::<bool>();
+    listen(session, stop.clone(), answer);
+    let show = showing(replies);
+    let asking = Arc::clone(&show);
+    let answers = Mutex::new(answers);
+    let ask: Ask = Arc::new(move |question| {
+        asking(&Reply::Ask { question: question.to_owned() });
+        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.recv_timeout(ANSWER_PATIENCE).unwrap_or(false)
+    });
+    let asked = station::asks(&request).then_some(ask);
+    let outcome = served.station.carry_out(request, Onlooker::new(Arc::clone(&show), asked, stop));
+    if matches!(&outcome, Reply::Outcome { ending: Some(_), .. }) {
+        served.set_trouble(Vec::new());
+    }
+    show(&outcome);
+    drop(show);
+    let _ = writing.join();
+}
+
+fn showing(replies: Sender<Reply>) -> Show {
+    let replies = Mutex::new(replies);
+    Arc::new(move |reply| {
+        let replies = replies.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = replies.send(reply.clone());
+    })
+}
+
+/// Hears what the client says after its request.
+fn listen(mut session: Session, stop: StopWish, answer: Sender<bool>) {
+    thread::spawn(move || {
+        while let Some(value) = session.next_word() {
+            match serde_json::from_value::<Word>(value) {
+                Ok(Word::Stop { why }) => stop.ask(&why),
+                Ok(Word::Answer { yes }) => {
+                    let _ = answer.send(yes);
+                }
+                Err(_) => {}
+            }
+        }
+    });
+}
+
+fn send(writer: &mut plimsoll_proxy::control::Writer, reply: &Reply) -> Result<(), ControlError> {
+    let value = serde_json::to_value(reply).unwrap_or_default();
+    writer.send(&value)
+}

@@ -1,0 +1,557 @@
+//! An app's station: the one place where its runs are carried out, in `plimsoll serve` or in a command that runs
+//! the engine itself. It owns the lock; there is one at a time for an app.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use plimsoll_core::check::Verdict;
+use plimsoll_core::engine::{Engine, Outcome};
+use plimsoll_core::plan::{Limits, Release, ReleaseId};
+use plimsoll_core::ports::{Clock, Failure, FailureKind, Ports, Service};
+use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
+use plimsoll_core::report;
+use plimsoll_host::clock::SystemClock;
+use plimsoll_host::durable;
+use plimsoll_host::journal::{FileJournal, Runs};
+use plimsoll_host::lock::{self, Lock};
+use plimsoll_host::probe::prove::PidsOf;
+use plimsoll_host::release::Releases;
+use plimsoll_proxy::FrontDoor;
+use plimsoll_proxy::door::{AddressOf, Opened};
+
+use crate::audience::{Onlooker, StopWish};
+use crate::config::{Config, ServiceKind};
+use crate::error::Error;
+use crate::follow;
+use crate::wire::{Reply, Request};
+use crate::wiring;
+
+/// Release folders kept besides the current one and the one before.
+const KEEP_RELEASES: usize = 5;
+/// How long the app takes to stop and start, when no run has measured it yet.
+const RESTART_GUESS_MS: u64 = 1_500;
+
+/// Where `serve` listens for commands.
+pub(crate) fn socket(config: &Config) -> PathBuf {
+    config.runs().join("serve.sock")
+}
+
+/// Whether only `plimsoll serve` can carry out runs: it owns the front door and the app's process.
+pub(crate) fn needs_serve(config: &Config) -> bool {
+    config.front.is_some() || matches!(config.service.kind, ServiceKind::Process { .. })
+}
+
+/// Who runs this command, as the system knows them.
+pub(crate) fn person() -> String {
+    let named = ["SUDO_USER", "LOGNAME", "USER"].iter().find_map(|name| std::env::var(name).ok());
+    named.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", rustix::process::getuid()))
+}
+
+/// Whether the request wants a person to be asked.
+pub(crate) fn asks(request: &Request) -> bool {
+    matches!(request, Request::Deploy { ask: true, .. } | Request::Rollback { ask: true, .. })
+}
+
+/// A run that is going on.
+struct Going {
+    run: u32,
+    stop: StopWish,
+}
+
+/// Ways to the running app that need no waiting for a run.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    /// Where a release listens.
+    pub(crate) address_of: AddressOf,
+    /// Its processes.
+    pub(crate) pids_of: PidsOf,
+    /// Told which release users are let in to.
+    pub(crate) opened: Opened,
+}
+
+/// See the module.
+pub(crate) struct Station {
+    config: Arc<Config>,
+    runs: Runs,
+    clock: Arc<SystemClock>,
+    /// Held until the end of the process; the kernel lets it go with us.
+    _lock: Lock,
+    front: Option<Arc<FrontDoor>>,
+    service: Mutex<Box<dyn Service + Send>>,
+    handles: Handles,
+    /// One run at a time.
+    engine: Mutex<()>,
+    going: Mutex<Option<Going>>,
+}
+
+impl Station {
+    /// The station of a command that runs the engine itself.
+    pub(crate) fn alone(config: &Config) -> Result<Station, Error> {
+        let lock = own(config, "a deployment command")?;
+        let (service, handles) = wiring::others_service(config)?;
+        Ok(Station::new(config, lock, None, service, handles))
+    }
+
+    /// The station of `plimsoll serve`.
+    pub(crate) fn new(
+        config: &Config,
+        lock: Lock,
+        front: Option<Arc<FrontDoor>>,
+        service: Box<dyn Service + Send>,
+        handles: Handles,
+    ) -> Station {
+        Station {
+            config: Arc::new(config.clone()),
+            runs: Runs::of(&config.app.root),
+            clock: Arc::new(SystemClock),
+            _lock: lock,
+            front,
+            service: Mutex::new(service),
+            handles,
+            engine: Mutex::new(()),
+            going: Mutex::new(None),
+        }
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The runs.
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// The release folders.
+    pub(crate) fn releases(&self) -> Releases {
+        Releases::new(&self.config.app.root)
+    }
+
+    /// The number of the run that is going on.
+    pub(crate) fn going(&self) -> Option<u32> {
+        self.lock_going().as_ref().map(|going| going.run)
+    }
+
+    /// Asks the run that is going on to stop; it does, if it is not past its commit point.
+    pub(crate) fn stop_run(&self, by: &str) {
+        if let Some(going) = self.lock_going().as_ref() {
+            going.stop.ask(by);
+        }
+    }
+
+    /// Waits until no run is going on, and keeps others from beginning as long as the guard lives.
+    pub(crate) fn after_runs(&self) -> MutexGuard<'_, ()> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first thing that a fresh owner does, before anybody is let in: resolves a run that its predecessor left
+    /// open; `ended` is what was still running and has been ended.
+    ///
+    /// # Errors
+    /// The run cannot be resolved, or its journal not be read: the door must stay shut.
+    pub(crate) fn settle(&self, ended: Vec<String>, onlooker: &Onlooker) -> Result<(), Failure> {
+        let _alone = self.after_runs();
+        let Some(run) = self.runs.unfinished()? else { return Ok(()) };
+        match self.take_over(run, ended, Vec::new(), onlooker)? {
+            Reply::Outcome { ending: None, failure: Some(failure), .. } => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the current release and lets users in to it. `false` when there is none yet.
+    ///
+    /// # Errors
+    /// It does not start; the door is as it was.
+    pub(crate) fn open_current(&self) -> Result<bool, Failure> {
+        let _alone = self.after_runs();
+        if self.runs.unfinished()?.is_some() {
+            // Somebody else began a run meanwhile, and it did not end well; it decides who is let in.
+            return Ok(true);
+        }
+        let Some(current) = self.releases().current()? else { return Ok(false) };
+        self.service.lock().unwrap_or_else(PoisonError::into_inner).start(&current, None)?;
+        self.gate(0).open(&current)?;
+        Ok(true)
+    }
+
+    fn gate(&self, run: u32) -> Box<dyn plimsoll_core::ports::Gate> {
+        wiring::gate(&self.config, run, &self.runs, self.front.as_ref(), &self.handles, &self.clock)
+    }
+
+    /// Carries out what a command asked for; the reply is the last line for it.
+    pub(crate) fn carry_out(&self, request: Request, onlooker: Onlooker) -> Reply {
+        let engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.while_going(&request),
+        };
+        let reply = match request {
+            Request::Deploy { revision, acknowledge, watch, by, .. } => {
+                self.deploy(revision, acknowledge, watch, by, &onlooker)
+            }
+            Request::Rollback { to, dry_run, acknowledge, by, .. } => {
+                self.rollback(to.as_deref(), dry_run, acknowledge, by, &onlooker)
+            }
+            Request::Resume { .. } => self.resume(Vec::new(), &onlooker),
+            Request::Status => Err(bug("status is not a run")),
+        };
+        drop(engine);
+        reply.unwrap_or_else(|failure| Reply::refused(refusal_exit(&failure), failure))
+    }
+
+    fn while_going(&self, request: &Request) -> Reply {
+        let run = self.going();
+        let name = run.map_or_else(|| "a run".to_owned(), |run| format!("run {run}"));
+        if let Request::Rollback { by, .. } = request {
+            self.stop_run(&format!("rollback by {by}"));
+            // The run ends as undone, or goes on when it is past its commit point; both are its own outcome.
+            drop(self.after_runs());
+            return self.stopped(run);
+        }
+        let failure = Failure {
+            kind: FailureKind::Blocked,
+            what: format!("{name} is going on"),
+            why: "one run at a time touches production".into(),
+            next: "wait for it (plimsoll status), or stop it before its commit point: plimsoll rollback"
+                .into(),
+        };
+        Reply::refused(exit::BLOCKED, failure)
+    }
+
+    fn stopped(&self, run: Option<u32>) -> Reply {
+        let entries = run.and_then(|run| self.runs.entries(run).ok()).unwrap_or_default();
+        let state = State::fold(&entries);
+        match state.ended {
+            Some((ending @ (Ending::Undone | Ending::Unchanged), _, message)) => {
+                Reply::Outcome { run, ending: Some(ending), exit: exit::DONE, message, failure: None }
+            }
+            ended => {
+                let message = ended.map(|(.., message)| message).unwrap_or_default();
+                let failure = Failure {
+                    kind: FailureKind::Blocked,
+                    what: "the run could not be stopped any more".into(),
+                    why: "it was past its commit point".into(),
+                    next: "plimsoll rollback, once more: it now goes back to the release before".into(),
+                };
+                let exit = exit::BLOCKED;
+                Reply::Outcome { run, ending: None, exit, message, failure: Some(failure) }
+            }
+        }
+    }
+
+    fn deploy(
+        &self,
+        revision: Option<String>,
+        acknowledged: Vec<String>,
+        watch: bool,
+        by: String,
+        onlooker: &Onlooker,
+    ) -> Result<Reply, Failure> {
+        self.nothing_open()?;
+        let order = Order {
+            kind: Kind::Deploy,
+            asked: revision,
+            to: None,
+            acknowledged,
+            watch: watch && !self.config.watch.errors_for.is_zero(),
+            ..self.order(by)?
+        };
+        self.run(order, onlooker)
+    }
+
+    fn rollback(
+        &self,
+        to: Option<&str>,
+        dry_run: bool,
+        acknowledged: Vec<String>,
+        by: String,
+        onlooker: &Onlooker,
+    ) -> Result<Reply, Failure> {
+        if self.runs.unfinished()?.is_some() {
+            return self.resume(acknowledged, onlooker);
+        }
+        let order = self.order(by)?;
+        let Some(from) = order.from.clone() else {
+            return Err(usage("there is nothing to roll back", "no release is live", "plimsoll deploy"));
+        };
+        let target = self.target(&from, to)?;
+        if dry_run {
+            let message = format!(
+                "This would bring {} live again instead of {from}, if the database still has the schema that it ran with.",
+                target.id
+            );
+            return Ok(Reply::Outcome {
+                run: None,
+                ending: Some(Ending::Unchanged),
+                exit: exit::DONE,
+                message,
+                failure: None,
+            });
+        }
+        let asked = to.map(str::to_owned);
+        let order =
+            Order { kind: Kind::Rollback, asked, to: Some(target), acknowledged, watch: false, ..order };
+        self.run(order, onlooker)
+    }
+
+    /// Goes on with a run that is still open.
+    pub(crate) fn resume(&self, acknowledged: Vec<String>, onlooker: &Onlooker) -> Result<Reply, Failure> {
+        let Some(run) = self.runs.unfinished()? else {
+            let message = "There is nothing to resume: every run has ended.".to_owned();
+            return Ok(Reply::Outcome { run: None, ending: None, exit: exit::DONE, message, failure: None });
+        };
+        self.take_over(run, Vec::new(), acknowledged, onlooker)
+    }
+
+    /// Finishes or undoes a run whose owner died or that stopped half-way.
+    pub(crate) fn take_over(
+        &self,
+        run: u32,
+        ended: Vec<String>,
+        acknowledged: Vec<String>,
+        onlooker: &Onlooker,
+    ) -> Result<Reply, Failure> {
+        let (mut journal, entries) = self.runs.open(run)?;
+        let Some(order) = State::fold(&entries).order else {
+            return Err(bug(&format!("run {run} does not begin with what was asked for")));
+        };
+        // Nobody may stop the way back.
+        let deaf = onlooker.deaf();
+        let outcome = self.with_ports(&order, &mut journal, &deaf, |ports, limits| {
+            Engine::recover(&entries, limits, ports, ended, acknowledged)
+        })?;
+        self.after(run, &outcome, onlooker);
+        Ok(Reply::outcome(run, outcome))
+    }
+
+    fn run(&self, order: Order, onlooker: &Onlooker) -> Result<Reply, Failure> {
+        let run = order.run;
+        let mut journal = self.runs.create(run)?;
+        *self.lock_going() = Some(Going { run, stop: onlooker.stop().clone() });
+        let outcome = self.with_ports(&order, &mut journal, onlooker, |ports, limits| {
+            Engine::run(order.clone(), limits, ports)
+        });
+        *self.lock_going() = None;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                // Nothing was begun, not even the journal's first event.
+                let folder = self.runs.folder(run);
+                std::fs::remove_dir_all(&folder).map_err(|e| durable::Error::io("remove", &folder, e))?;
+                return Err(failure);
+            }
+        };
+        self.after(run, &outcome, onlooker);
+        Ok(Reply::outcome(run, outcome))
+    }
+
+    fn with_ports<T>(
+        &self,
+        order: &Order,
+        journal: &mut FileJournal,
+        onlooker: &Onlooker,
+        act: impl FnOnce(Ports<'_>, Limits) -> T,
+    ) -> Result<T, Failure> {
+        let mut source = wiring::source(&self.config, onlooker)?;
+        let earlier = order.to.as_ref().and_then(|release| self.schema_of(&release.id));
+        let mut database = wiring::database(&self.config, order, earlier, &self.runs, &self.clock, onlooker)?;
+        let mut gate = self.gate(order.run);
+        let front = self.front.as_ref();
+        let mut probe = wiring::probe(&self.config, order, &self.runs, front, &self.handles, onlooker);
+        let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = Ports {
+            source: &mut source,
+            database: &mut database,
+            service: service.as_mut(),
+            gate: gate.as_mut(),
+            probe: &mut probe,
+            journal,
+            audience: onlooker,
+            clock: self.clock.as_ref(),
+        };
+        Ok(act(ports, self.limits()))
+    }
+
+    /// Reports and what may be tidied; nothing here changes how the run ended.
+    fn after(&self, run: u32, outcome: &Outcome, onlooker: &Onlooker) {
+        if let Err(failure) = self.write_reports(run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
+        }
+        if outcome.ending == Some(Ending::Live) {
+            let mut keep = Vec::new();
+            if let Ok(entries) = self.runs.entries(run) {
+                keep.extend(State::fold(&entries).order.and_then(|order| order.from));
+            }
+            if let Err(error) = self.releases().prune(KEEP_RELEASES, &keep) {
+                onlooker.line(&format!("old releases could not be removed: {error}"));
+            }
+        }
+    }
+
+    fn write_reports(&self, run: u32) -> Result<(), Failure> {
+        let entries = self.runs.entries(run)?;
+        let folder = self.runs.folder(run);
+        let report = report::Report::of(&entries);
+        let json = serde_json::to_string_pretty(&report).map_err(|e| bug(&e.to_string()))?;
+        let files = [
+            ("report.md".to_owned(), report::markdown(&report)),
+            ("report.html".to_owned(), report::html(&report)),
+            ("report.json".to_owned(), json + "\n"),
+            (report::log_name(&entries), report::log(&entries)),
+        ];
+        for (name, text) in files {
+            durable::write(&folder.join(name), durable::PRIVATE, text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> Limits {
+        let front = self.config.front.as_ref();
+        let hold_budget_ms = front
+            .map_or(u64::MAX / 4, |front| u64::try_from(front.hold_budget.as_millis()).unwrap_or(u64::MAX));
+        let restart_ms = self.last_restart_ms().unwrap_or(RESTART_GUESS_MS);
+        Limits { front: front.is_some(), hold_budget_ms, restart_ms }
+    }
+
+    /// How long the app took to stop and start when that was last measured.
+    fn last_restart_ms(&self) -> Option<u64> {
+        self.newest(|entries| {
+            let ms = |id: &str, name: &str| {
+                entries.iter().rev().find_map(|entry| match &entry.event {
+                    Event::Checked { check, .. } if check.id == id && check.verdict == Verdict::Pass => {
+                        check.evidence.get(name)?.as_u64()
+                    }
+                    _ => None,
+                })
+            };
+            Some(ms("deploy.restart", "startup_ms")? + ms("deploy.stop", "stopped_ms").unwrap_or(200))
+        })
+    }
+
+    /// The schema that a release last ran with.
+    fn schema_of(&self, release: &ReleaseId) -> Option<String> {
+        self.newest(|entries| {
+            let state = State::fold(entries);
+            let served = matches!(state.ended, Some((Ending::Live | Ending::RolledBack, ..)));
+            if !served || state.release.as_ref().map(|r| &r.id) != Some(release) {
+                return None;
+            }
+            state
+                .checks
+                .iter()
+                .rev()
+                .find_map(|(_, check)| check.evidence.get("schema")?.as_str().map(str::to_owned))
+        })
+    }
+
+    /// The newest run of which `look` makes something.
+    fn newest<T>(&self, look: impl Fn(&[Entry]) -> Option<T>) -> Option<T> {
+        let runs = self.runs.list().ok()?;
+        runs.iter().rev().filter_map(|run| self.runs.entries(*run).ok()).find_map(|entries| look(&entries))
+    }
+
+    /// The release to go back to: the one named, or the one that was live before.
+    fn target(&self, from: &ReleaseId, to: Option<&str>) -> Result<Release, Failure> {
+        let releases = self.releases();
+        let kept = releases.list()?;
+        let names: Vec<&str> = kept.iter().filter(|id| *id != from).map(|id| id.0.as_str()).collect();
+        let next = format!("choose one of: {}", names.join(", "));
+        let id = match to {
+            Some(to) => {
+                let number = to.parse::<u32>().ok();
+                let fits = |id: &&ReleaseId| {
+                    id.0 == to || number == Some(id.number()) || id.0.split('-').nth(1) == to.get(..7)
+                };
+                kept.iter().find(fits).cloned().ok_or_else(|| {
+                    usage(&format!("there is no release {to}"), "its folder is not in releases/", &next)
+                })?
+            }
+            None => self.newest(|entries| before(entries, from)).ok_or_else(|| {
+                usage("there is no release to go back to", &format!("{from} is the first"), &next)
+            })?,
+        };
+        if id == *from {
+            return Err(usage(&format!("{id} is live already"), "it is the current release", &next));
+        }
+        releases.info(&id).map(|info| info.release).ok_or_else(|| {
+            let what = format!("{id} cannot be brought live again");
+            Failure::failed(what, "its folder is gone or was never finished", next)
+        })
+    }
+
+    fn order(&self, by: String) -> Result<Order, Failure> {
+        Ok(Order {
+            kind: Kind::Deploy,
+            app: self.config.app.name.clone(),
+            run: self.runs.next()?,
+            by,
+            asked: None,
+            from: self.releases().current()?,
+            to: None,
+            acknowledged: Vec::new(),
+            watch: false,
+            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            format: FORMAT,
+            boot: self.clock.boot_id(),
+        })
+    }
+
+    fn nothing_open(&self) -> Result<(), Failure> {
+        let Some(run) = self.runs.unfinished()? else { return Ok(()) };
+        Err(Failure {
+            kind: FailureKind::Frozen,
+            what: format!("run {run} is not resolved"),
+            why: "it was interrupted, and its undo needs a person".into(),
+            next: format!("plimsoll show {run}, then: plimsoll resume"),
+        })
+    }
+
+    fn lock_going(&self) -> MutexGuard<'_, Option<Going>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the app's lock.
+pub(crate) fn own(config: &Config, what: &str) -> Result<Lock, Error> {
+    durable::create_dir(&config.runs(), durable::PRIVATE_DIR).map_err(|e| follow::plain(e.into()))?;
+    lock::try_lock(&config.runs().join("LOCK"), what).map_err(|error| {
+        Error::usage("this app is already taken care of by another process")
+            .why(error.to_string())
+            .state("nothing was changed by this command")
+            .next("plimsoll status")
+    })
+}
+
+/// The release that was live before `from` was deployed, according to the run that did it. A rollback's own run says
+/// nothing here: going back twice goes back two releases, not forth again.
+fn before(entries: &[Entry], from: &ReleaseId) -> Option<ReleaseId> {
+    let state = State::fold(entries);
+    let order = state.order.filter(|order| order.kind == Kind::Deploy)?;
+    let brought = state.release.as_ref().map(|release| &release.id) == Some(from);
+    let served = matches!(state.ended, Some((Ending::Live, ..)));
+    (brought && served).then_some(order.from).flatten()
+}
+
+fn refusal_exit(failure: &Failure) -> u8 {
+    match failure.kind {
+        FailureKind::Blocked => exit::BLOCKED,
+        FailureKind::Usage => exit::USAGE,
+        FailureKind::Frozen => exit::UNRESOLVED,
+        FailureKind::Bug => exit::BUG,
+        FailureKind::Failed | FailureKind::Interrupted => exit::FAILED,
+    }
+}
+
+fn usage(what: &str, why: &str, next: &str) -> Failure {
+    Failure { kind: FailureKind::Usage, what: what.into(), why: why.into(), next: next.into() }
+}
+
+fn bug(why: &str) -> Failure {
+    Failure {
+        kind: FailureKind::Bug,
+        what: "Plimsoll made a mistake".into(),
+        why: why.into(),
+        next: "report it".into(),
+    }
+}
