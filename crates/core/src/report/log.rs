@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::evidence::{blanks, duration_ms, one_line, text};
 use super::summary::{backup, message, result, standing, tally, verdict_word};
-use super::{Report, evidence, leaves_something};
+use super::timeline::leaves_something;
+use super::{Report, evidence};
 use crate::check::Check;
 use crate::record::{Entry, Event};
 

@@ -1,8 +1,9 @@
 //! A record as the filled-in checklist: as a value (and so as JSON), Markdown, HTML, a plain log, a few lines.
 //!
-//! [`Report::of`] is the only reader of the events; the others show a [`Report`]. What no step observed is said to
+//! [`Report::of`] folds the events; all but the log show only a [`Report`]. What no step observed is said to
 //! be unobserved: a box is ticked by a check or by a journaled outcome, never by assumption.
 
+mod boxes;
 mod evidence;
 mod html;
 mod log;
@@ -10,22 +11,24 @@ mod markdown;
 #[cfg(test)]
 mod sample;
 mod summary;
+mod timeline;
 
 use serde::Serialize;
 
-use crate::check::{Check, Verdict};
-use crate::checklist::{ITEMS, Phase, Who};
+use crate::checklist::Phase;
 use crate::plan::{Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind};
 use crate::record::{Ending, Entry, Event, Kind, State};
 
+pub use boxes::{Answer, ItemReport, Observed};
 pub use html::html;
 pub use log::{log, log_name};
 pub use markdown::markdown;
 pub use summary::summary;
+pub use timeline::{Span, StepReport, StepState};
 
-/// The paper promises a rollback within five minutes.
-const ROLLBACK_LIMIT_MS: u64 = 300_000;
+use boxes::{observed, phase_word};
+use timeline::{Clock, hold, steps};
 
 /// A run as the filled-in checklist. Its JSON is a contract: fields may be added, never changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -86,15 +89,6 @@ pub struct Report {
     pub log: String,
 }
 
-/// A stretch of time within the run.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub struct Span {
-    /// Milliseconds from the start of the run.
-    pub at_ms: u64,
-    /// How long, milliseconds.
-    pub ms: u64,
-}
-
 /// What stopped the run or its undo.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trouble {
@@ -113,99 +107,6 @@ impl Trouble {
         let Failure { what, why, next, .. } = failure.clone();
         Trouble { step: Some(step), what, why, next }
     }
-}
-
-/// How a step stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StepState {
-    /// It was done.
-    Done,
-    /// It failed; `undo_ms` says whether what it had done was undone.
-    Failed,
-    /// It was done and then undone.
-    Undone,
-    /// It began, and nothing is recorded of its end.
-    Running,
-}
-
-impl StepState {
-    /// The word used in reports and JSON.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            StepState::Done => "done",
-            StepState::Failed => "failed",
-            StepState::Undone => "undone",
-            StepState::Running => "running",
-        }
-    }
-}
-
-/// One step of the run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StepReport {
-    /// The step.
-    pub step: Step,
-    /// What a person reads.
-    pub title: &'static str,
-    /// How it stands.
-    pub state: StepState,
-    /// How long it took, milliseconds; `None` while it runs.
-    pub ms: Option<u64>,
-    /// When it began, milliseconds from the start of the run.
-    pub at_ms: u64,
-    /// When it was undone and how long that took; only for steps that leave something to undo.
-    pub undo: Option<Span>,
-    /// Why it failed.
-    pub why: Option<String>,
-}
-
-/// Whether a box is filled in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    /// There are observations.
-    Answered,
-    /// Only a person can know, and nobody has answered.
-    Open,
-    /// Nothing looked in this run.
-    NotYet,
-    /// It does not apply to this run, with the reason.
-    NotNeeded,
-}
-
-/// One box of the paper, filled in.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ItemReport {
-    /// The id in [`crate::checklist`].
-    pub id: &'static str,
-    /// `pre`, `backup`, `deploy`, `verify`, `watch`, `rollback` or `after`.
-    pub phase: &'static str,
-    /// The words of the box.
-    pub title: &'static str,
-    /// `auto`, `ask` or `both`.
-    pub who: &'static str,
-    /// Whether it is filled in.
-    pub answer: Answer,
-    /// All its checks taken together; `None` without any.
-    pub verdict: Option<Verdict>,
-    /// Why it is not filled in, where that is known.
-    pub reason: Option<String>,
-    /// What was seen.
-    pub checks: Vec<Observed>,
-}
-
-/// A check, and where in the run it was made.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Observed {
-    /// What was seen.
-    #[serde(flatten)]
-    pub check: Check,
-    /// The step that looked; `None` when it follows from the run's events.
-    pub step: Option<Step>,
-    /// When it was recorded, RFC 3339 UTC.
-    pub at: String,
 }
 
 impl Report {
@@ -269,176 +170,6 @@ impl Report {
     pub fn item(&self, id: &str) -> Option<&ItemReport> {
         self.items.iter().find(|item| item.id == id)
     }
-
-    /// Puts the observations into their boxes and gives every box its answer.
-    fn fill(&mut self, mut seen: Vec<Observed>, watch: bool) {
-        self.derive(&mut seen);
-        for item in ITEMS {
-            let (checks, rest) = seen.into_iter().partition::<Vec<_>, _>(|o| o.check.id == item.id);
-            seen = rest;
-            let (answer, reason) = match (checks.is_empty(), self.not_needed(item.id), item.who) {
-                (false, ..) => (Answer::Answered, None),
-                (_, Some(reason), _) => (Answer::NotNeeded, Some(reason.to_owned())),
-                (.., Who::Ask) => (Answer::Open, None),
-                (.., Who::Auto | Who::Both) => (Answer::NotYet, self.not_looked(item.id, watch)),
-            };
-            self.items.push(ItemReport {
-                id: item.id,
-                phase: phase_word(item.phase),
-                title: item.title,
-                who: who_word(item.who),
-                answer,
-                verdict: combined(checks.iter().map(|o| o.check.verdict)),
-                reason,
-                checks,
-            });
-        }
-        self.other = seen;
-    }
-
-    /// What the events themselves observed: outcomes that were journaled, and the clock.
-    fn derive(&self, seen: &mut Vec<Observed>) {
-        let at = self.ended_at.clone().unwrap_or_default();
-        let mut add = |check| seen.push(Observed { check, step: None, at: at.clone() });
-        let switch = self.steps.iter().find(|s| s.step == Step::Switch);
-        let back_to = match (self.kind, switch) {
-            (Kind::Rollback, Some(s)) if s.state == StepState::Done => self.release.as_ref().map(|r| &r.id),
-            (Kind::Deploy, Some(s)) if s.undo.is_some() => self.from.as_ref(),
-            _ => None,
-        };
-        if let Some(id) = back_to {
-            add(Check::pass("back.code", "The earlier release is current again")
-                .with("release", id.0.clone()));
-        }
-        let first_undo = self.steps.iter().filter_map(|s| s.undo).map(|u| u.at_ms).min();
-        let took = match (self.ending, self.kind, first_undo) {
-            (Some(Ending::RolledBack), Kind::Rollback, _) => Some(self.ms),
-            (Some(Ending::Undone | Ending::RolledBack), Kind::Deploy, Some(at)) => {
-                Some(self.ms.saturating_sub(at))
-            }
-            _ => None,
-        };
-        if let Some(ms) = took {
-            let verdict = if ms < ROLLBACK_LIMIT_MS { Verdict::Pass } else { Verdict::Fail };
-            let mut check = Check::new("back.time", "Back within 5 minutes", verdict)
-                .with("ms", ms)
-                .with("unavailable_ms", self.hold_ms);
-            if verdict == Verdict::Fail {
-                check = check.with("why", "it took 5 minutes or longer");
-            }
-            add(check);
-        }
-        if self.kind == Kind::Rollback {
-            let verdicts: Vec<Verdict> =
-                seen.iter().filter(|o| o.check.id.starts_with("verify.")).map(|o| o.check.verdict).collect();
-            if let Some(verdict) = combined(verdicts.iter().copied()) {
-                let count = |wanted| verdicts.iter().filter(|v| **v == wanted).count();
-                let check =
-                    Check::new("back.verify", "The checks under Verification, taken together", verdict)
-                        .with("passed", count(Verdict::Pass))
-                        .with("failed", count(Verdict::Fail))
-                        .with("unknown", count(Verdict::Unknown));
-                seen.push(Observed { check, step: None, at });
-            }
-        }
-    }
-
-    fn began(&self, step: Step) -> bool {
-        self.steps.iter().any(|s| s.step == step)
-    }
-
-    /// Why a box without observations need not be filled in in this run.
-    fn not_needed(&self, id: &str) -> Option<&'static str> {
-        let well = self.exit == Some(0);
-        match (self.ending?, self.kind) {
-            (_, Kind::Rollback) if id.starts_with("deploy.") => {
-                Some("this run is a rollback: see \"Rollback and diagnosis\"")
-            }
-            (Ending::Live, _) if well && (id.starts_with("back.") || id.starts_with("diag.")) => {
-                Some("the deployment went well")
-            }
-            (Ending::RolledBack, Kind::Rollback)
-                if matches!(id, "back.restore" | "back.rows") && !self.began(Step::Migrate) =>
-            {
-                Some("the earlier release took the database as it is")
-            }
-            (Ending::RolledBack, Kind::Rollback) if well && id.starts_with("diag.") => {
-                Some("the rollback went well; diagnose the deployment that it took back")
-            }
-            (Ending::Unchanged, _) if id.starts_with("back.") => Some("production was not touched"),
-            (Ending::Undone, _) => match id {
-                "back.stop" if !self.began(Step::Start) => Some("the new release had not been started"),
-                "back.restore" | "back.rows" if !self.began(Step::Migrate) => {
-                    Some("the database had not been changed")
-                }
-                "back.code" if !self.began(Step::Switch) => Some("the code had not been switched"),
-                _ => None,
-            },
-            (Ending::Live, _) if id == "deploy.migrate" && self.no_migration() => {
-                Some("no migration was pending")
-            }
-            _ => None,
-        }
-    }
-
-    fn no_migration(&self) -> bool {
-        !self.began(Step::Migrate)
-            && self.rehearsal.as_ref().is_some_and(|r| r.pending.is_empty() && !r.migrates_itself)
-    }
-
-    /// Why nothing looked, where that is known.
-    fn not_looked(&self, id: &str, watch: bool) -> Option<String> {
-        if id == "after.archive" {
-            return Some(format!("the log's name is {}", self.log));
-        }
-        let step = match id {
-            "deploy.pull" => Step::Fetch,
-            "deploy.install" => Step::Build,
-            "backup.create" | "backup.verify" | "backup.counts" | "backup.record" => Step::Backup,
-            "pre.staging" | "pre.rollback" => Step::Rehearse,
-            "deploy.migrate" => Step::Migrate,
-            "deploy.restart" => Step::Start,
-            "verify.script" | "verify.counts" | "verify.versions" | "verify.smoke" => Step::Prove,
-            "verify.errors" if !watch => return Some("--no-watch was asked for".to_owned()),
-            "verify.errors" => Step::Watch,
-            _ => return None,
-        };
-        (!self.began(step)).then(|| match self.ending {
-            Some(_) => format!("the run did not come to \"{}\"", step.title()),
-            None => format!("the run has not come to \"{}\"", step.title()),
-        })
-    }
-}
-
-/// Where an observation belongs: what a rollback or an undo stops and starts fills in the boxes of the rollback.
-fn observed(entries: &[Entry]) -> Vec<Observed> {
-    let mut back = false;
-    let mut seen = Vec::new();
-    for entry in entries {
-        match &entry.event {
-            Event::Started { order } => back = order.kind == Kind::Rollback,
-            Event::UndoStarted { .. } => back = true,
-            Event::Checked { step, check } => {
-                let mut check = check.clone();
-                if back && matches!(check.id.as_str(), "deploy.stop" | "deploy.restart") {
-                    check.id = check.id.replace("deploy.", "back.");
-                }
-                seen.push(Observed { check, step: Some(*step), at: entry.at.clone() });
-            }
-            _ => {}
-        }
-    }
-    seen
-}
-
-/// Fail before unknown before pass before skipped; `None` of nothing.
-fn combined(verdicts: impl Iterator<Item = Verdict>) -> Option<Verdict> {
-    verdicts.max_by_key(|v| match v {
-        Verdict::Fail => 3,
-        Verdict::Unknown => 2,
-        Verdict::Pass => 1,
-        Verdict::Skipped => 0,
-    })
 }
 
 /// The first failure; those of later steps stand with their steps.
@@ -457,80 +188,6 @@ fn failure(entries: &[Entry]) -> Option<Trouble> {
             _ => None,
         })
     })
-}
-
-fn steps(entries: &[Entry], clock: &Clock) -> Vec<StepReport> {
-    let mut steps: Vec<StepReport> = Vec::new();
-    let mut undoing = 0;
-    for entry in entries {
-        let now = clock.at(entry);
-        let mut with = |step: Step, change: &dyn Fn(&mut StepReport)| {
-            steps.iter_mut().filter(|s| s.step == step).for_each(change);
-        };
-        match &entry.event {
-            Event::StepStarted { step } => {
-                // The next owner of the run may begin a step again.
-                steps.retain(|s| s.step != *step);
-                steps.push(StepReport {
-                    step: *step,
-                    title: step.title(),
-                    state: StepState::Running,
-                    ms: None,
-                    at_ms: now,
-                    undo: None,
-                    why: None,
-                });
-            }
-            Event::StepDone { step, ms } => {
-                with(*step, &|s| (s.state, s.ms) = (StepState::Done, Some(*ms)));
-            }
-            Event::StepFailed { step, failure, ms } => with(*step, &|s| {
-                (s.state, s.ms, s.why) = (StepState::Failed, Some(*ms), Some(failure.to_string()));
-            }),
-            Event::UndoingStep { .. } => undoing = now,
-            Event::UndoneStep { step, ms } if leaves_something(*step) => with(*step, &|s| {
-                s.undo = Some(Span { at_ms: undoing, ms: *ms });
-                if s.state != StepState::Failed {
-                    s.state = StepState::Undone;
-                }
-            }),
-            Event::UndoneStep { step, .. } => with(*step, &|s| {
-                if s.state == StepState::Running {
-                    s.state = StepState::Undone;
-                }
-            }),
-            _ => {}
-        }
-    }
-    steps
-}
-
-/// Whether undoing the step changes anything. The undo passes every step; one that reads "undone" at "Back up the
-/// database" would make a person fear for the backup.
-fn leaves_something(step: Step) -> bool {
-    use Step::{Build, Hold, Migrate, Start, Stop, StopWorkers, Switch};
-    matches!(step, Build | Hold | StopWorkers | Stop | Migrate | Switch | Start)
-}
-
-/// When users had to wait: from the shut door to the open one, or without a door from stop to start.
-fn hold(entries: &[Entry], clock: &Clock, strategy: Option<Strategy>) -> Option<Span> {
-    let restart = strategy == Some(Strategy::Restart);
-    let mut begun = None;
-    for entry in entries {
-        let now = clock.at(entry);
-        match &entry.event {
-            Event::Held { .. } => begun = begun.or(Some(now)),
-            Event::StepStarted { step: Step::Stop } if restart => begun = begun.or(Some(now)),
-            Event::StepDone { step, .. } if *step == if restart { Step::Start } else { Step::Open } => {
-                return begun.map(|at_ms| Span { at_ms, ms: now - at_ms });
-            }
-            Event::UndoneStep { step, .. } if *step == if restart { Step::Stop } else { Step::Hold } => {
-                return begun.map(|at_ms| Span { at_ms, ms: now - at_ms });
-            }
-            _ => {}
-        }
-    }
-    begun.map(|at_ms| Span { at_ms, ms: clock.last - at_ms })
 }
 
 /// What can be said of a run that has not ended.
@@ -571,87 +228,12 @@ fn open_message(state: &State) -> String {
     format!("Not ended: production has not been touched; last at \"{at}\".")
 }
 
-/// Milliseconds from the start of the run. The steady clock, unless the machine was booted in between.
-struct Clock {
-    first: Option<(String, u64)>,
-    steady: bool,
-    taken_over: bool,
-    last: u64,
-}
-
-impl Clock {
-    fn of(entries: &[Entry]) -> Clock {
-        let mut boots: Vec<&str> = Vec::new();
-        let mut taken_over = false;
-        for entry in entries {
-            match &entry.event {
-                Event::Started { order } => boots.push(&order.boot),
-                Event::TakenOver { boot, .. } => {
-                    boots.push(boot);
-                    taken_over = true;
-                }
-                _ => {}
-            }
-        }
-        let steady = boots.windows(2).all(|pair| pair[0] == pair[1]);
-        let first = entries.first().map(|e| (e.at.clone(), e.moment.0));
-        let mut clock = Clock { first, steady, taken_over, last: 0 };
-        // The end of the run, not what a person did to its record later.
-        let end = entries.iter().find(|e| matches!(e.event, Event::Ended { .. })).or(entries.last());
-        clock.last = end.map_or(0, |e| clock.at(e));
-        clock
-    }
-
-    fn at(&self, entry: &Entry) -> u64 {
-        let Some((wall, moment)) = &self.first else { return 0 };
-        if self.steady {
-            return entry.moment.0.saturating_sub(*moment);
-        }
-        match (wall_ms(&entry.at), wall_ms(wall)) {
-            (Some(now), Some(first)) => u64::try_from(now - first).unwrap_or(0),
-            _ => 0,
-        }
-    }
-}
-
-/// Milliseconds since 1970 of an RFC 3339 time in UTC; `None` when it is not one.
-fn wall_ms(at: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| at.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let fraction: String = at.get(20..)?.chars().take_while(char::is_ascii_digit).take(3).collect();
-    let ms = format!("{fraction:0<3}").parse::<i64>().ok()?;
-    // Days of the Gregorian calendar, with years that begin in March so that the leap day comes last.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + ms)
-}
-
-fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pre => "pre",
-        Phase::Backup => "backup",
-        Phase::Deploy => "deploy",
-        Phase::Verify => "verify",
-        Phase::Watch => "watch",
-        Phase::Rollback => "rollback",
-        Phase::After => "after",
-    }
-}
-
-fn who_word(who: Who) -> &'static str {
-    match who {
-        Who::Auto => "auto",
-        Who::Ask => "ask",
-        Who::Both => "both",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::checklist::ITEMS;
 
     fn all() -> Vec<(&'static str, Vec<Entry>)> {
         vec![
@@ -702,62 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_is_never_hidden_by_one_that_passed() {
-        use Verdict::{Fail, Pass, Skipped, Unknown};
-        let of = |verdicts: &[Verdict]| combined(verdicts.iter().copied());
-        assert_eq!(of(&[Pass, Fail, Unknown, Pass]), Some(Fail));
-        assert_eq!(of(&[Pass, Unknown, Pass]), Some(Unknown));
-        assert_eq!(of(&[Skipped, Pass, Skipped]), Some(Pass));
-        assert_eq!((of(&[Skipped]), of(&[])), (Some(Skipped), None));
-        let report = Report::of(&sample::undone());
-        assert_eq!(report.item("verify.smoke").unwrap().verdict, Some(Fail));
-    }
-
-    #[test]
-    fn a_box_nobody_looked_at_says_so_and_one_that_does_not_apply_says_why() {
-        let live = Report::of(&sample::live());
-        let answer = |report: &Report, id| report.item(id).map(|i| (i.answer, i.reason.clone())).unwrap();
-        let needless = |why: &str| (Answer::NotNeeded, Some(why.to_owned()));
-        assert_eq!(answer(&live, "watch.apm"), (Answer::NotYet, None));
-        assert_eq!(answer(&live, "watch.reports"), (Answer::Open, None));
-        assert_eq!(answer(&live, "back.restore"), needless("the deployment went well"));
-        assert_eq!(answer(&live, "diag.post"), needless("the deployment went well"));
-        let undone = Report::of(&sample::undone());
-        assert_eq!(answer(&undone, "diag.post").0, Answer::Open);
-        let why = "the run did not come to \"Watch for errors\"".to_owned();
-        assert_eq!(answer(&undone, "verify.errors"), (Answer::NotYet, Some(why)));
-        let back = Report::of(&sample::rolled_back());
-        assert_eq!(answer(&back, "deploy.pull").0, Answer::NotNeeded);
-        let entries = sample::live();
-        let early = entries.iter().position(|e| matches!(e.event, Event::Planned { .. })).unwrap();
-        let open = Report::of(&entries[..early]);
-        assert_eq!((open.ending, answer(&open, "back.restore").0), (None, Answer::NotYet));
-    }
-
-    #[test]
-    fn the_start_of_the_old_release_in_an_undo_does_not_tick_the_start_of_the_new_one() {
-        let report = Report::of(&sample::undone());
-        let names =
-            |id| report.item(id).unwrap().checks.iter().map(|o| o.check.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names("deploy.restart"), ["The new release answers with its own id"]);
-        assert_eq!(names("back.restart"), ["The old release answers"]);
-        assert_eq!(names("back.stop"), ["000012-3fa9c1b stopped"]);
-        assert_eq!(names("back.code"), ["The earlier release is current again"]);
-        assert_eq!(report.item("back.time").unwrap().verdict, Some(Verdict::Pass));
-    }
-
-    #[test]
-    fn an_undo_does_not_say_that_the_backup_was_undone() {
-        let report = Report::of(&sample::undone());
-        let state =
-            |step| report.steps.iter().find(|s| s.step == step).map(|s| (s.state, s.undo.is_some())).unwrap();
-        assert_eq!(state(Step::Backup), (StepState::Done, false));
-        assert_eq!(state(Step::Migrate), (StepState::Undone, true));
-        assert_eq!(state(Step::Prove), (StepState::Failed, false));
-        assert!(summary(&report)[3].contains("verified backup: backups/store.db.backup.20261123_034815"));
-    }
-
-    #[test]
     fn a_refused_run_says_why_and_that_the_database_was_not_touched() {
         let report = Report::of(&sample::refused());
         let failure = report.failure.clone().unwrap();
@@ -783,24 +309,6 @@ mod tests {
         );
         assert_eq!(report.failure.as_ref().unwrap().what, "Checkout process works failed");
         assert!(report.message.starts_with("Not resolved: the undo stopped at \"Migrate the database\""));
-    }
-
-    #[test]
-    fn after_a_reboot_the_time_is_that_of_the_whole_run_and_of_the_whole_hold() {
-        let report = Report::of(&sample::rebooted());
-        assert_eq!(report.ms, 61_642);
-        // From the shut door before the crash to the open one after it.
-        assert_eq!(report.hold, Some(Span { at_ms: 20_290, ms: 41_352 }));
-        assert_eq!(report.hold_ms, 41_352);
-        assert_eq!(report.failure.unwrap().what, "the run was interrupted");
-    }
-
-    #[test]
-    fn a_wall_clock_is_read_to_the_millisecond() {
-        assert_eq!(wall_ms("1970-01-01T00:00:00.000Z"), Some(0));
-        assert_eq!(wall_ms("2024-02-29T23:59:59.5Z"), Some(1_709_251_199_500));
-        assert_eq!(wall_ms("2026-11-23T03:48:00Z"), Some(1_795_405_680_000));
-        assert_eq!(wall_ms("yesterday"), None);
     }
 
     /// The names and their order, and one of each kind of thing in full.
