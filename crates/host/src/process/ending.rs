@@ -52,10 +52,10 @@ impl Mark {
     }
 }
 
-/// Whether a process sees the same folder at `root` as this one: one in a container that has an app at the same
-/// path does not.
-fn same_root(pid: i32, root: &Path) -> bool {
-    let Ok(below) = root.strip_prefix("/") else { return false };
+/// Whether the folder that a process's mark names is the one that is `root` here. Its path may be another one, through
+/// a link; and the same path is another folder in a container that has an app there.
+fn same_root(pid: i32, marked: &Path, root: &Path) -> bool {
+    let Ok(below) = marked.strip_prefix("/") else { return false };
     let there = std::fs::metadata(Path::new(&format!("/proc/{pid}/root")).join(below));
     match (std::fs::metadata(root), there) {
         (Ok(ours), Ok(there)) => ours.dev() == there.dev() && ours.ino() == there.ino(),
@@ -168,8 +168,9 @@ fn find(leader: Option<&Identity>, mark: Option<&Mark>, known: &BTreeSet<Identit
         pids.extend(processes.iter().filter(|p| p.group == leader.pid).map(|p| p.pid));
     }
     if let Some(mark) = mark {
-        let marked = processes.iter().filter(|p| Mark::of(p.pid).as_ref() == Some(mark));
-        pids.extend(marked.filter(|p| same_root(p.pid, &mark.root)).map(|p| p.pid));
+        let carries =
+            |pid| Mark::of(pid).is_some_and(|m| m.role == mark.role && same_root(pid, &m.root, &mark.root));
+        pids.extend(processes.iter().map(|p| p.pid).filter(|pid| carries(*pid)));
     }
     pids.retain(|pid| !above.contains(pid));
     loop {
@@ -206,7 +207,7 @@ pub fn marked(root: &Path) -> io::Result<Vec<(Identity, Mark)>> {
     let above = above_us(&processes);
     let candidates = processes.iter().filter(|p| !p.is_zombie() && !above.contains(&p.pid));
     let marked = candidates.filter_map(|p| Some((p.identity(), Mark::of(p.pid)?)));
-    Ok(marked.filter(|(p, mark)| mark.root == root && same_root(p.pid, root)).collect())
+    Ok(marked.filter(|(p, mark)| same_root(p.pid, &mark.root, root)).collect())
 }
 
 /// Makes orphans among this process's descendants its own children, so that [`reap_orphans`] can reap them and a
@@ -300,6 +301,20 @@ mod tests {
         }
         assert_eq!(child.ended(), None);
         assert_eq!(end_marked(&mark(folder.path()), Duration::ZERO).unwrap().signalled.len(), 1);
+        assert!(child.ended().is_some());
+    }
+
+    #[test]
+    fn a_mark_is_found_by_another_path_to_the_same_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("real");
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink(&root, folder.path().join("link")).unwrap();
+        let mut command = shell(&root, "exec sleep 60");
+        command.mark = Some(mark(&folder.path().join("link")));
+        let child = spawn(&command, Stdio::null(), Stdio::null()).unwrap();
+        assert_eq!(marked(&root).unwrap().len(), 1);
+        assert_eq!(end_marked(&mark(&root), Duration::ZERO).unwrap().signalled.len(), 1);
         assert!(child.ended().is_some());
     }
 
