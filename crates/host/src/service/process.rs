@@ -19,6 +19,8 @@ use crate::process::reap_orphans;
 
 /// How often the live release is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// At every how many looks orphans are reaped, which reads all of `/proc`.
+const REAP_EVERY: u32 = 25;
 /// The longest wait before a restart.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long a release must have run for its earlier exits to be forgotten.
@@ -252,6 +254,7 @@ impl State {
         let supervised = self.supervised.as_mut()?;
         let alive = self.instances.get(&supervised.release).filter(|i| i.ended().is_none());
         if let Some(instance) = alive {
+            supervised.again = None;
             if instance.age() >= STEADY {
                 supervised.failures = 0;
             }
@@ -279,11 +282,13 @@ fn wait(failures: u32) -> Duration {
 }
 
 fn supervise(watched: &Weak<Shared>) {
-    loop {
+    for look in 0_u32.. {
         std::thread::sleep(LOOK);
         let Some(shared) = watched.upgrade() else { return };
-        // Nothing depends on it: a zombie holds only its pid.
-        let _ = reap_orphans();
+        if look.is_multiple_of(REAP_EVERY) {
+            // Nothing depends on it: a zombie holds only its pid.
+            let _ = reap_orphans();
+        }
         shared.restart_what_is_due();
     }
 }
@@ -448,6 +453,45 @@ mod tests {
         service.stop(&live, None).unwrap();
         assert!(told.recv_timeout(Duration::from_millis(1_800)).is_err());
         assert_eq!(service.running().len(), 0);
+    }
+
+    #[test]
+    fn a_restart_that_is_going_on_gives_way_to_a_run_that_stops_the_release() {
+        let root = tempfile::tempdir().unwrap();
+        let deaf = root.path().join("deaf");
+        let mut service = service(root.path(), &[("APP_DEAF_IF", deaf.to_str().unwrap())]);
+        let live = release(1);
+        service.start(&live, None).unwrap();
+        service.supervise(&live, Arc::new(|_: &ReleaseId, _| panic!("it never answers again")));
+        let first = service.running()[0].pid;
+        std::fs::write(&deaf, "").unwrap();
+        die(service.address_of(&live).unwrap());
+        // Restarted and not yet well: it is a marked process that the service does not show as running.
+        until("it is being restarted", || {
+            marked(root.path()).unwrap().iter().any(|(p, _)| p.pid != first) && service.running().is_empty()
+        });
+        let begun = Instant::now();
+        service.stop(&live, None).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(marked(root.path()).unwrap(), []);
+        assert_eq!(service.trouble(), None);
+    }
+
+    #[test]
+    fn a_restart_that_fails_is_tried_again_and_its_trouble_told() {
+        let root = tempfile::tempdir().unwrap();
+        let crash = root.path().join("crash");
+        let mut service = service(root.path(), &[("APP_CRASH_IF", crash.to_str().unwrap())]);
+        let live = release(1);
+        service.start(&live, None).unwrap();
+        service.supervise(&live, Arc::new(|_: &ReleaseId, _| {}));
+        std::fs::write(&crash, "").unwrap();
+        die(service.address_of(&live).unwrap());
+        until("the restart has failed", || service.trouble().is_some());
+        assert!(service.trouble().unwrap().contains("ended by signal 6"));
+        std::fs::remove_file(&crash).unwrap();
+        until("it is back", || service.address_of(&live).is_some());
+        assert_eq!(service.trouble(), None);
     }
 
     #[test]
