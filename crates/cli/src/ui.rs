@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -208,7 +208,7 @@ impl Ui {
         }
     }
 
-    /// Begins to show a step that takes time; the line is finished by [`Progress::done`].
+    /// Begins to show a step that takes time; the line is finished by [`Progress::done_after`].
     pub(crate) fn progress(&self, title: &str) -> Progress<'_> {
         if self.look.live {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -219,7 +219,7 @@ impl Ui {
             bar.enable_steady_tick(Duration::from_millis(120));
             *lock(&self.spinner) = Some(bar);
         }
-        Progress { ui: self, title: title.to_owned(), began: Instant::now(), finished: false }
+        Progress { ui: self, title: title.to_owned(), finished: false }
     }
 
     fn paint(&self, style: Style, text: &str) -> String {
@@ -251,7 +251,6 @@ impl Ui {
 pub(crate) struct Progress<'a> {
     ui: &'a Ui,
     title: String,
-    began: Instant,
     finished: bool,
 }
 
@@ -264,13 +263,7 @@ impl Progress<'_> {
         bar.set_message(format!("{}  {how_far}", self.title));
     }
 
-    /// Finishes the line, with the time it took here and a note that may be empty.
-    pub(crate) fn done(self, verdict: Verdict, note: &str) {
-        let took = self.began.elapsed();
-        self.done_after(verdict, took, note);
-    }
-
-    /// Finishes the line with a time measured elsewhere.
+    /// Finishes the line, with the time it took as it was measured and a note that may be empty.
     pub(crate) fn done_after(mut self, verdict: Verdict, took: Duration, note: &str) {
         self.clear();
         let note = if note.is_empty() { took_words(took) } else { format!("{}  {note}", took_words(took)) };
@@ -427,7 +420,7 @@ mod tests {
         ui.say("hello");
         ui.aside("compiling");
         ui.observed(Verdict::Pass, "git", "");
-        ui.progress("Build").done(Verdict::Pass, "");
+        ui.progress("Build").done_after(Verdict::Pass, Duration::ZERO, "");
         assert_eq!(err.seen(), "");
         ui.warn("old");
         ui.data("x");

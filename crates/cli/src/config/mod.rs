@@ -22,13 +22,13 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::plan::Smoke;
 
 pub(crate) use duration::show as show_duration;
-pub(crate) use mistake::{ConfigError, Mistake};
+pub(crate) use mistake::ConfigError;
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
 pub(crate) use sections::{
     App, Backup, Build, Commands, Database, Front, Log, LogSource, Migrations, Notify, Occasion, Rehearsal,
     Service, ServiceKind, Smtp, Source, Watch, Window, Worker, WorkerKind,
 };
-pub(crate) use url::{DatabaseUrl, Destination, Listen, Postgres, PublicUrl};
+pub(crate) use url::{DatabaseUrl, Destination, Listen, PublicUrl};
 
 /// The file's name where no other is given.
 pub(crate) const FILE_NAME: &str = "plimsoll.toml";

@@ -107,18 +107,6 @@ pub(crate) enum ServiceKind {
     Command(Commands),
 }
 
-impl ServiceKind {
-    /// The word in the file.
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            ServiceKind::Process { .. } => "process",
-            ServiceKind::Systemd { .. } => "systemd",
-            ServiceKind::Supervisor { .. } => "supervisor",
-            ServiceKind::Command(_) => "command",
-        }
-    }
-}
-
 /// Commands that start, stop and ask after something; each list runs in its order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Commands {

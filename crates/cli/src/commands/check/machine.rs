@@ -12,6 +12,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::Finding;
 use crate::config::{Config, Listen};
+use crate::station;
 use crate::ui::size_words;
 
 /// Room for journals, reports and a release, besides the copies of the database.
@@ -121,7 +122,7 @@ pub(super) fn listener(config: &Config) -> Vec<Finding> {
     let Listen::Address(address) = front.listen else {
         return vec![Finding::skipped(name, "systemd opens it")];
     };
-    if UnixStream::connect(config.runs().join("serve.sock")).is_ok() {
+    if UnixStream::connect(station::socket(config)).is_ok() {
         return vec![Finding::pass(name, "plimsoll serve is running")];
     }
     vec![match TcpListener::bind(address) {

@@ -1,6 +1,7 @@
 //! `check`: whether the configuration is right and this machine can do what it asks. Changes nothing.
 
 mod app;
+mod later;
 mod machine;
 
 use plimsoll_core::check::Verdict;
@@ -76,7 +77,7 @@ pub(crate) fn check(global: &Global, ui: &Ui) -> Result<(), Error> {
 }
 
 /// What is looked at, in this order; each is shown as soon as it is known.
-const LOOKS: [fn(&Config) -> Vec<Finding>; 14] = [
+const LOOKS: [fn(&Config) -> Vec<Finding>; 15] = [
     app::repository,
     machine::folders,
     app::database,
@@ -89,6 +90,7 @@ const LOOKS: [fn(&Config) -> Vec<Finding>; 14] = [
     app::meaning,
     app::logs,
     app::copies,
+    later::later,
     machine::clock,
     machine::kernel,
 ];
