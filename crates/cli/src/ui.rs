@@ -340,13 +340,14 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
 
+    /// Keeps what is written, for a look at it.
     #[derive(Clone, Default)]
-    struct Stream {
+    pub(crate) struct Stream {
         text: Arc<Mutex<Vec<u8>>>,
         fails_with: Option<io::ErrorKind>,
     }
@@ -368,9 +369,14 @@ mod tests {
     }
 
     impl Stream {
-        fn seen(&self) -> String {
+        pub(crate) fn seen(&self) -> String {
             String::from_utf8(lock(&self.text).clone()).unwrap()
         }
+    }
+
+    /// A command's output without a terminal: data and the rest.
+    pub(crate) fn kept(json: bool) -> (Ui, Stream, Stream) {
+        ui(Look { json, ..Look::default() })
     }
 
     fn ui(look: Look) -> (Ui, Stream, Stream) {

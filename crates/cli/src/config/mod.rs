@@ -541,6 +541,20 @@ listen = \"127.0.0.1:8080\"
     }
 
     #[test]
+    fn a_file_cut_off_or_with_a_line_gone_is_read_without_panic() {
+        let place = |error: &str| error.starts_with("plimsoll.toml:");
+        for end in (0..CONTRACT.len()).step_by(11).filter(|end| CONTRACT.is_char_boundary(*end)) {
+            // Cut off after a whole section, it may even load.
+            assert!(parse(&CONTRACT[..end]).err().is_none_or(|error| place(&error)), "{end}");
+        }
+        let lines: Vec<&str> = CONTRACT.lines().collect();
+        for gone in 0..lines.len() {
+            let text = [&lines[..gone], &lines[gone + 1..]].concat().join("\n");
+            assert!(parse(&text).err().is_none_or(|error| place(&error)), "{}", lines[gone]);
+        }
+    }
+
+    #[test]
     fn the_file_is_found_in_the_folder_unless_it_is_named() {
         let folder = Path::new("/srv/shop");
         assert_eq!(Config::locate(folder, None), Path::new("/srv/shop/plimsoll.toml"));

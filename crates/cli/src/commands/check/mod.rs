@@ -105,3 +105,51 @@ fn show(ui: &Ui, finding: &Finding) {
         ui.finding(finding.verdict, &finding.name, &finding.note, &finding.hint);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::ui::tests::kept;
+
+    /// Runs the command on a folder with this file; gives its error, what it wrote to stdout, and to stderr.
+    fn run(text: &str, json: bool) -> (Option<Error>, String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("plimsoll.toml"), text).unwrap();
+        let global = Global { directory: folder.path().to_owned(), config: None, json, quiet: false };
+        let (ui, out, err) = kept(json);
+        (check(&global, &ui).err(), out.seen(), err.seen())
+    }
+
+    const NO_REPOSITORY: &str = "[app]\nname='a'\n[source]\ngit='nowhere'\n[service]\nkind='process'\ncommand='sh a'\naddress='127.0.0.1:1'\n[database]\nurl='sqlite:shared/a.db'\n";
+
+    #[test]
+    fn mistakes_in_the_file_are_usage_and_nothing_else_is_looked_at() {
+        let (error, out, _) = run(&format!("{NO_REPOSITORY}tabels=[]\n"), false);
+        assert_eq!(error.map(|e| (e.kind, e.details.len())), Some((Kind::Usage, 1)));
+        assert_eq!(out, "");
+    }
+
+    #[test]
+    fn a_machine_that_cannot_is_a_failed_check_with_its_name() {
+        let (error, out, _) = run(NO_REPOSITORY, false);
+        let error = error.unwrap();
+        assert_eq!(error.kind, Kind::Failed);
+        assert!(error.why.starts_with("1 of ") && error.why.contains("branch main of "), "{}", error.why);
+        assert!(
+            out.contains("✗ branch main of ") && out.contains("\n    see for yourself: git ls-remote "),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn with_json_every_line_is_an_object_with_the_same_keys() {
+        let (_, out, err) = run(NO_REPOSITORY, true);
+        for line in out.lines() {
+            let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            let keys: Vec<&str> = object.keys().map(String::as_str).collect();
+            assert_eq!(keys, ["event", "name", "verdict", "note", "hint"], "{line}");
+        }
+        assert!(out.lines().count() > 10 && err.is_empty());
+    }
+}

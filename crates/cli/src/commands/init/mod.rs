@@ -96,6 +96,7 @@ mod tests {
     use std::path::PathBuf;
 
     use crate::config::{Migrations, ServiceKind};
+    use crate::ui::tests::kept;
 
     use super::*;
 
@@ -367,7 +368,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_is_not_touched() {
+    fn print_writes_the_file_to_stdout_alone() {
+        let sample = Sample::of(&[("plimsoll.toml", "mine"), ("app.py", "import flask")]);
+        let global =
+            Global { directory: sample.places.folder.clone(), config: None, json: false, quiet: false };
+        let (ui, out, err) = kept(false);
+        init(&global, &InitArgs { print: true }, &ui).unwrap();
+        assert!(Config::from_text(&sample.file(), &out.seen()).is_ok());
+        assert!(err.seen().starts_with("found    "), "{}", err.seen());
+        assert!(err.seen().contains("guessed  "));
+        let refused = init(&global, &InitArgs { print: false }, &ui).unwrap_err();
+        assert_eq!((refused.kind, refused.what.ends_with("is there already")), (Kind::Usage, true));
+        assert_eq!(std::fs::read_to_string(sample.file()).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_not_touched() {
         let sample = Sample::of(&[("plimsoll.toml", "mine")]);
         let error = write(&sample.file(), "new").unwrap_err();
         assert_eq!(error.kind, Kind::Usage);
