@@ -537,4 +537,52 @@ mod tests {
             assert_eq!(runs.unfinished().unwrap(), Some(1));
         }
     }
+
+    #[test]
+    #[ignore = "needs root: it mounts a file system of 8 MB, in a mount namespace of its own"]
+    fn a_full_disk_stops_no_event_that_has_its_room_and_tears_no_line() {
+        const TEST: &str = "journal::tests::a_full_disk_stops_no_event_that_has_its_room_and_tears_no_line";
+        let Some(root) = std::env::var_os("JOURNAL_TEST_FULL") else {
+            let root = tempfile::tempdir().unwrap();
+            let script = "mount -t tmpfs -o size=8m tmpfs \"$JOURNAL_TEST_FULL\" && exec \"$0\" --exact \"$1\" --ignored";
+            let status = std::process::Command::new("unshare")
+                .args(["--mount", "sh", "-c", script])
+                .arg(std::env::current_exe().unwrap())
+                .arg(TEST)
+                .env("JOURNAL_TEST_FULL", root.path())
+                .status();
+            assert!(status.unwrap().success());
+            return;
+        };
+        let runs = Runs::of(Path::new(&root));
+        let mut with_room = runs.create(1).unwrap();
+        with_room.append(&entry(0)).unwrap();
+        with_room.reserve().unwrap();
+        let mut without = runs.create(2).unwrap();
+        without.append(&entry(0)).unwrap();
+
+        let filler = Path::new(&root).join("filler");
+        let mut fill = File::create(&filler).unwrap();
+        while fill.write_all(&[1; 4096]).is_ok() {}
+        assert!(with_room.reserve_bytes(2 << 20).is_err());
+        for seq in 1..2_000 {
+            with_room.append(&entry(seq)).unwrap();
+        }
+        let mut written = 1;
+        let failure = loop {
+            match without.append(&entry(written)) {
+                Ok(()) => written += 1,
+                Err(failure) => break failure,
+            }
+        };
+        assert!(failure.next.contains("free disk space"), "{failure:?}");
+        assert_eq!(runs.entries(2).unwrap().len() as u64, written, "no half line is left");
+        assert!(runs.create(3).unwrap().reserve().is_err());
+
+        drop(fill);
+        std::fs::remove_file(&filler).unwrap();
+        without.append(&entry(written)).unwrap();
+        assert_eq!(runs.entries(1).unwrap().len(), 2_000);
+        assert_eq!(runs.entries(2).unwrap().len() as u64, written + 1);
+    }
 }

@@ -126,4 +126,57 @@ mod tests {
         assert_eq!(none, State::Stopped { why: "there is no such unit".into() });
         assert!(matches!(of(""), State::Unknown { .. }));
     }
+
+    /// A real unit of a real systemd, written to where its configuration is volatile.
+    fn unit(name: &str, service: &str) -> Systemd {
+        let text = format!("[Service]\n{service}\n");
+        std::fs::write(format!("/run/systemd/system/{name}"), text).unwrap();
+        let reload = ["systemctl", "daemon-reload"];
+        assert!(std::process::Command::new(reload[0]).arg(reload[1]).status().unwrap().success());
+        Systemd { unit: name.to_owned() }
+    }
+
+    #[test]
+    #[ignore = "needs a systemd that it may add units to: run it inside a box of its own"]
+    fn a_real_unit_starts_stops_and_tells_why_it_failed() {
+        if std::env::var_os("PLIMSOLL_TEST_SYSTEMD").is_none() {
+            return;
+        }
+        let time = Duration::from_secs(20);
+        let good = unit("plimsoll-good.service", "ExecStart=/bin/sleep 60");
+        assert_eq!(good.state().unwrap(), State::Stopped { why: "inactive".into() });
+        good.start(None, time).unwrap();
+        let State::Running { pid: Some(pid) } = good.state().unwrap() else { panic!() };
+        assert!(crate::process::Identity::of(pid).unwrap().command().contains("sleep 60"));
+        good.stop(time).unwrap();
+        assert!(matches!(good.state().unwrap(), State::Stopped { .. }));
+
+        let deaf = unit(
+            "plimsoll-deaf.service",
+            "ExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 0.1; done'\nTimeoutStopSec=1s",
+        );
+        deaf.start(None, time).unwrap();
+        deaf.stop(time).unwrap();
+        let State::Stopped { why } = deaf.state().unwrap() else { panic!() };
+        assert_eq!(why, "failed (timeout, status 9)");
+
+        let bad =
+            unit("plimsoll-bad.service", "Type=notify\nExecStart=/bin/sh -c 'echo no such table; exit 3'");
+        // More often than the unit's start limit allows.
+        for _ in 0..8 {
+            let failure = bad.start(None, time).unwrap_err();
+            assert!(failure.what.contains("plimsoll-bad.service: it could not be started"), "{failure:?}");
+            assert!(
+                !failure.why.contains("too quickly") && !failure.why.contains("too often"),
+                "{failure:?}"
+            );
+        }
+        assert_eq!(bad.state().unwrap(), State::Stopped { why: "failed (exit-code, status 3)".into() });
+        let lines = bad.last_lines();
+        assert!(lines.is_empty() || lines.iter().any(|l| l.contains("no such table")), "{lines:?}");
+
+        let none = Systemd { unit: "plimsoll-none.service".into() };
+        assert_eq!(none.state().unwrap(), State::Stopped { why: "there is no such unit".into() });
+        assert!(none.start(None, time).unwrap_err().why.contains("not found"));
+    }
 }
