@@ -18,13 +18,12 @@ pub(crate) struct Follow<'a> {
     step: Option<Progress<'a>>,
     /// What the step observed so far, the worst first.
     checks: Vec<Check>,
-    undoing: bool,
 }
 
 impl<'a> Follow<'a> {
     /// Nothing has come yet.
     pub(crate) fn new(ui: &'a Ui) -> Self {
-        Follow { ui, step: None, checks: Vec::new(), undoing: false }
+        Follow { ui, step: None, checks: Vec::new() }
     }
 
     /// Shows one reply. Returns the outcome when it is the last one.
@@ -66,11 +65,12 @@ impl<'a> Follow<'a> {
             Event::StepDone { step, ms } => self.done(*step, Verdict::Pass, *ms, None),
             Event::StepFailed { step, failure, ms } => self.done(*step, Verdict::Fail, *ms, Some(failure)),
             Event::UndoStarted { why } => {
-                self.undoing = true;
                 self.ui.say(&format!("undoing, because {why}"));
             }
-            Event::UndoingStep { step } if visible_undo(*step) => {
-                self.begin(format!("Undo: {}", step.title().to_lowercase()));
+            Event::UndoingStep { step } => {
+                if let Some(title) = step.undo_title() {
+                    self.begin(format!("Undo: {title}"));
+                }
             }
             Event::UndoneStep { step, ms } => self.done(*step, Verdict::Pass, *ms, None),
             Event::UndoFailed { step, failure } => self.done(*step, Verdict::Fail, 0, Some(failure)),
@@ -83,7 +83,6 @@ impl<'a> Follow<'a> {
             Event::Warned { what } => self.ui.warn(what),
             Event::Committed { .. }
             | Event::Held { .. }
-            | Event::UndoingStep { .. }
             | Event::Acknowledged { .. }
             | Event::Ended { .. } => {}
         }
@@ -158,20 +157,6 @@ pub(crate) fn plain(failure: Failure) -> Error {
         FailureKind::Failed | FailureKind::Interrupted => Kind::Failed,
     };
     Error::new(kind, failure.what).why(failure.why).next(failure.next)
-}
-
-/// Steps whose undo does something that a person would want to know of.
-fn visible_undo(step: Step) -> bool {
-    matches!(
-        step,
-        Step::Build
-            | Step::Hold
-            | Step::Stop
-            | Step::StopWorkers
-            | Step::Migrate
-            | Step::Switch
-            | Step::Start
-    )
 }
 
 /// The few words beside a finished step.

@@ -514,7 +514,9 @@ impl Station {
 
 /// Takes the app's lock.
 pub(crate) fn own(config: &Config, what: &str) -> Result<Lock, Error> {
-    durable::create_dir(&config.runs(), durable::PRIVATE_DIR).map_err(|e| follow::plain(e.into()))?;
+    for folder in [config.runs(), config.shared()] {
+        durable::create_dir(&folder, durable::PRIVATE_DIR).map_err(|e| follow::plain(e.into()))?;
+    }
     lock::try_lock(&config.runs().join("LOCK"), what).map_err(|error| {
         Error::usage("this app is already taken care of by another process")
             .why(error.to_string())

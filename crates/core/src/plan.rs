@@ -189,6 +189,30 @@ impl Step {
         }
     }
 
+    /// What a person reads while it is being undone; `None` when there is nothing to undo.
+    #[must_use]
+    pub fn undo_title(self) -> Option<&'static str> {
+        match self {
+            Step::Build => Some("Remove the release that did not make it"),
+            Step::Hold => Some("Open the door to the old release"),
+            Step::StopWorkers => Some("Start the workers again"),
+            Step::Stop => Some("Start the old release again"),
+            Step::Migrate => Some("Put the database back"),
+            Step::Switch => Some("Make the old release current again"),
+            Step::Start => Some("Stop the new release"),
+            Step::Fetch
+            | Step::Backup
+            | Step::Rehearse
+            | Step::Snapshot
+            | Step::Prove
+            | Step::Commit
+            | Step::Open
+            | Step::Retire
+            | Step::StartWorkers
+            | Step::Watch => None,
+        }
+    }
+
     /// The word used in the journal and in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -225,7 +225,7 @@ impl Keep {
 
     /// Removes what only the run needed. What was set aside stays.
     pub(super) fn tidy(&self) -> Result<(), Failure> {
-        for name in ["pre.db", "post.db"] {
+        for name in ["pre.db", "post.db", "pre.absent", "smoke-wrote"] {
             durable::remove(&self.at(name))?;
         }
         let scratch = self.at("scratch");

@@ -127,6 +127,15 @@ impl RunDatabase {
                 "find out who moved it; restore it from backups/ if it is lost; or correct [database].url",
             ));
         }
+        let folder = self.settings.file.parent().unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            return Err(Failure {
+                kind: FailureKind::Usage,
+                what: format!("there is no database at {file}"),
+                why: format!("and the folder {} is not there either", folder.display()),
+                next: "correct [database].url, or make the folder".into(),
+            });
+        }
         if let Some(other) = other_database(&self.settings.file) {
             return Err(Failure {
                 kind: FailureKind::Usage,
