@@ -25,6 +25,7 @@ use super::partial::{Partial, room, sync_file, sync_folder_of};
 use super::verify::{self, hash_file};
 use super::{Error, Fingerprint, Limits, Watcher, openers};
 use crate::backups::Name;
+use crate::durable;
 
 /// What the caller knows about the database that is to be replaced. Whatever it is, a write by somebody else after
 /// the restore has begun aborts it.
@@ -38,6 +39,15 @@ pub enum Guard<'a> {
     Equals(&'a Fingerprint),
 }
 
+/// How what is replaced is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Keep {
+    /// As a verified backup.
+    Backup,
+    /// As a plain copy, `<database>.replaced.YYYYMMDD_HHMMSS`: an eighth of the time, for a hold with a deadline.
+    Copy,
+}
+
 /// How to restore.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -47,6 +57,10 @@ pub struct Options {
     pub run: Option<String>,
     /// Whether the caller has made sure that nobody has the database open.
     pub app_stopped: bool,
+    /// How what is replaced is kept.
+    pub keep: Keep,
+    /// How much to read back afterwards.
+    pub read_back: Depth,
     /// How long to wait for the write lock.
     pub lock_wait: Duration,
     /// How far reading the present database may go at the app's expense.
@@ -61,6 +75,8 @@ impl Options {
             folder: folder.into(),
             run: None,
             app_stopped: false,
+            keep: Keep::Backup,
+            read_back: Depth::Content,
             lock_wait: Duration::from_secs(10),
             limits: Limits::default(),
         }
@@ -106,14 +122,7 @@ pub fn into(
     options: &Options,
     control: &mut Control<'_>,
 ) -> Result<Restored, Error> {
-    let verified = verify::backup(backup, control)?;
-    if !verified.sound() {
-        return Err(Error::BadBackup { path: backup.to_owned(), failures: verified.failures() });
-    }
-    let unchecked = verified.unchecked();
-    let Some(content) = verified.content else {
-        return Err(Error::BadBackup { path: backup.to_owned(), failures: unchecked });
-    };
+    let (content, unchecked) = proven(backup, control)?;
     let source = open_finished(backup)?;
     let mut restored = match open_read(target) {
         Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {
@@ -138,6 +147,25 @@ pub fn into(
     restored.differences = content.differences(&restored.content).iter().map(ToString::to_string).collect();
     restored.unchecked = unchecked;
     Ok(restored)
+}
+
+/// What the backup holds. The hash of a manifest proves the file to be, bit for bit, the one that was checked when it
+/// was made; only without one SQLite's own checks are made again.
+fn proven(backup: &Path, control: &mut Control<'_>) -> Result<(Fingerprint, Vec<String>), Error> {
+    if let Some(manifest) = Manifest::read(backup)? {
+        let (bytes, sha256) = hash_file(backup, &control.stop)?;
+        if (bytes, &sha256) == (manifest.bytes, &manifest.sha256) {
+            return Ok((manifest.content, manifest.unchecked));
+        }
+        let failures = vec![format!("hash: SHA-256 {sha256} instead of {}", manifest.sha256)];
+        return Err(Error::BadBackup { path: backup.to_owned(), failures });
+    }
+    let verified = verify::backup(backup, control)?;
+    let (failures, unchecked) = (verified.failures(), verified.unchecked());
+    match verified.content {
+        Some(content) if failures.is_empty() => Ok((content, unchecked)),
+        _ => Err(Error::BadBackup { path: backup.to_owned(), failures: [failures, unchecked].concat() }),
+    }
 }
 
 /// An error when the database is not what the caller judged.
@@ -198,7 +226,7 @@ fn through(
             .map_err(failed("opening for writing"))?;
     }
     let locked = write_pages(source, &mut writer, &witness, target, options, control)?;
-    let content = read_back(&witness.reader, target, control)?;
+    let content = read_back(&witness.reader, target, options, control)?;
     // In this order: the writer is the last to close, and the descriptor below the connections is closed at the end.
     let Witness { reader, header, .. } = witness;
     drop(reader);
@@ -255,10 +283,15 @@ fn write_pages(
     }
 }
 
-fn read_back(reader: &Connection, target: &Path, control: &mut Control<'_>) -> Result<Fingerprint, Error> {
+fn read_back(
+    reader: &Connection,
+    target: &Path,
+    options: &Options,
+    control: &mut Control<'_>,
+) -> Result<Fingerprint, Error> {
     let transaction = reader.unchecked_transaction().map_err(|e| Error::of(target, "reading back", &e))?;
     // The restore is done: from here on stopping would only hide how it went.
-    Fingerprint::read(&transaction, Depth::Content, control)
+    Fingerprint::read(&transaction, options.read_back, control)
         .map_err(|e| Error::of(target, "reading back", &e))
 }
 
@@ -319,26 +352,37 @@ fn change_counter(file: &File, target: &Path) -> Result<[u8; 4], Error> {
     }
 }
 
-/// Keeps what is there: a verified backup, or for a damaged database its pages as they are.
+/// Keeps what is there, as the options say; a damaged database as its pages are.
 fn keep(target: &Path, options: &Options, control: &mut Control<'_>) -> Result<PathBuf, Error> {
+    let plain = |word: &str, control: &mut Control<'_>| {
+        durable::create_dir(&options.folder, durable::PRIVATE_DIR)?;
+        let aside = aside(target, word, options);
+        copy(target, &aside, &options.limits, control).map(|_| aside)
+    };
+    if options.keep == Keep::Copy {
+        return plain("replaced", control);
+    }
     let mut request = Request::new(target, &options.folder, "before-restore");
     request.run.clone_from(&options.run);
     request.limits = options.limits;
     match create(&request, control) {
         Ok(kept) => Ok(kept.path),
-        Err(Error::Corrupt { .. }) => {
-            let aside = options.folder.join(damaged_name(target));
-            copy(target, &aside, &options.limits, control)?;
-            Ok(aside)
-        }
+        Err(Error::Corrupt { .. }) => plain("damaged", control),
         Err(other) => Err(other),
     }
 }
 
-fn damaged_name(target: &Path) -> String {
+/// The first free name for what is kept. `word` stands in the place of "backup": nobody takes it for one.
+fn aside(target: &Path, word: &str, options: &Options) -> PathBuf {
     let database = target.file_name().unwrap_or_default().to_string_lossy();
-    // The word in the place of "backup": nobody takes it for one.
-    Name::new(&database, Timestamp::now()).to_string().replacen(".backup.", ".damaged.", 1)
+    let mut name = Name::new(&database, Timestamp::now());
+    loop {
+        let path = options.folder.join(name.to_string().replacen(".backup.", &format!(".{word}."), 1));
+        if !path.exists() {
+            return path;
+        }
+        name = name.next();
+    }
 }
 
 /// Puts a new file in the place of one that is missing, damaged or laid out in other pages (`healthy`).
@@ -375,7 +419,7 @@ fn replace(
     partial.replace(target)?;
     let locked = locked.elapsed();
     let reader = open_read(target)?;
-    let content = read_back(&reader, target, control)?;
+    let content = read_back(&reader, target, options, control)?;
     Ok(Restored {
         method: Method::Renamed,
         kept,
@@ -414,8 +458,8 @@ fn fold_in(target: &Path) -> Result<(), Error> {
 
 /// Copies a damaged database and what lies beside it as plain files: nobody has it open, this process neither.
 fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
-    fs::create_dir_all(&options.folder).map_err(|e| Error::io(&options.folder, "create", e))?;
-    let aside = options.folder.join(damaged_name(target));
+    durable::create_dir(&options.folder, durable::PRIVATE_DIR)?;
+    let aside = aside(target, "damaged", options);
     for suffix in ["", "-wal", "-journal"] {
         let (from, to) = (beside(target, suffix), beside(&aside, suffix));
         match fs::copy(&from, &to) {
@@ -517,6 +561,24 @@ mod tests {
             let kept = restored.kept.unwrap();
             assert_eq!(notes(&kept, "new"), 301);
             assert_eq!(Manifest::read(&kept).unwrap().unwrap().reason, "before-restore");
+        }
+    }
+
+    #[test]
+    fn in_a_hurry_what_is_replaced_is_kept_as_a_plain_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        database(&path, "PRAGMA journal_mode = WAL", 30, "old");
+        let made = back_up(&path, dir.path());
+        for round in ["new", "newer"] {
+            Connection::open(&path).unwrap().execute("UPDATE orders SET note = ?1", [round]).unwrap();
+            let mut options = Options::new(dir.path());
+            (options.keep, options.read_back) = (Keep::Copy, Depth::Counts);
+            let restored = into(&made.path, &path, Guard::Any, &options, &mut Control::default()).unwrap();
+            let kept = restored.kept.unwrap();
+            assert!(kept.to_string_lossy().contains("store.db.replaced."), "{kept:?}");
+            assert_eq!((notes(&kept, round), notes(&path, "old%")), (30, 30));
+            assert_eq!(restored.differences, Vec::<String>::new());
         }
     }
 
