@@ -63,7 +63,7 @@ pub(super) fn repository(config: &Config) -> Vec<Finding> {
     let Some(answer) = ask(&["git", "ls-remote", "--", url, "refs/heads/*"]) else { return findings };
     if !answer.good {
         let hint = format!("see for yourself: git ls-remote {url}");
-        findings.push(Finding::fail(name, last_line(&answer.lines), hint));
+        findings.push(Finding::fail(name, reason(&answer.lines), hint));
         return findings;
     }
     let refs = answer.lines.lines().filter_map(|line| line.split_once('\t'));
@@ -92,8 +92,11 @@ pub(super) fn repository(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn last_line(text: &str) -> String {
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+/// What a program gave as its reason: git's first `fatal:`, or else the last line.
+fn reason(text: &str) -> String {
+    let said = text.lines().find(|line| line.starts_with("fatal:") || line.starts_with("ERROR:"));
+    let last = || text.lines().rev().find(|line| !line.trim().is_empty());
+    said.or_else(last).unwrap_or_default().trim().to_owned()
 }
 
 /// The data is there, is SQLite, is sound, and has the named tables.
@@ -304,8 +307,11 @@ fn systemd(unit: &str) -> Finding {
         ),
         Some(answer) if answer.good => Finding::pass(name, "known to systemd"),
         Some(answer) => {
-            let hint = "install the unit, then: systemctl daemon-reload";
-            Finding::fail(name, last_line(&answer.lines), hint)
+            let hint = match answer.lines.contains("connect to bus") {
+                true => "systemd does not run this machine, or cannot be reached: choose another kind",
+                false => "install the unit, then: systemctl daemon-reload",
+            };
+            Finding::fail(name, reason(&answer.lines), hint)
         }
     }
 }
@@ -320,11 +326,11 @@ fn supervised(program: &str) -> Finding {
         ),
         // `status` ends with 3 for a program that is known and stopped.
         Some(answer) if !answer.lines.contains("no such") && answer.lines.contains(program) => {
-            Finding::pass(name, last_line(&answer.lines))
+            Finding::pass(name, reason(&answer.lines))
         }
         Some(answer) => {
             let hint = "add it to /etc/supervisor/conf.d, then: supervisorctl update";
-            Finding::fail(name, last_line(&answer.lines), hint)
+            Finding::fail(name, reason(&answer.lines), hint)
         }
     }
 }
@@ -425,7 +431,7 @@ pub(super) fn copies(config: &Config) -> Vec<Finding> {
             }
             Destination::S3 { bucket, prefix } => {
                 let name = format!("s3://{bucket}/{prefix}");
-                findings.push(Finding::skipped(name, "not asked: it is tried when a backup is copied"));
+                findings.push(Finding::skipped(name, "not asked by this check"));
             }
         }
     }
@@ -477,7 +483,9 @@ mod tests {
     fn the_repository_must_answer_and_have_the_branch() {
         let sample = Sample::new();
         let config = sample.config("");
-        assert_eq!(verdicts(&repository(&config)), [Pass, Fail], "there is no repository");
+        let none = repository(&config);
+        assert_eq!(verdicts(&none), [Pass, Fail]);
+        assert!(none[1].note.starts_with("fatal: "), "{}", none[1].note);
         let git = |args: &[&str]| {
             let mut git = std::process::Command::new("git");
             git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"])
