@@ -3,6 +3,7 @@
 mod app;
 mod later;
 mod machine;
+mod programs;
 
 use plimsoll_core::check::Verdict;
 use serde_json::json;
@@ -78,13 +79,13 @@ pub(crate) fn check(global: &Global, ui: &Ui) -> Result<(), Error> {
 
 /// What is looked at, in this order; each is shown as soon as it is known.
 const LOOKS: [fn(&Config) -> Vec<Finding>; 15] = [
-    app::repository,
+    programs::repository,
     machine::folders,
     app::database,
     machine::disk,
     app::shared,
-    app::commands,
-    app::units,
+    programs::commands,
+    programs::units,
     machine::listener,
     app::secrets,
     app::meaning,
