@@ -29,7 +29,8 @@ const STEADY: Duration = Duration::from_secs(60);
 /// Told the new address of the live release after it was restarted.
 pub type Restarted = dyn Fn(&ReleaseId, SocketAddr) + Send + Sync;
 
-/// The app as children of this process. Clones are handles to the same app.
+/// The app as children of this process. Clones are handles to the same app. A process that ends calls
+/// [`ProcessService::close`] first: what still runs then is left to the next `serve`.
 #[derive(Clone)]
 pub struct ProcessService {
     shared: Arc<Shared>,
@@ -372,10 +373,35 @@ mod tests {
     use super::*;
     use crate::process::marked;
 
-    fn service(root: &Path, env: &[(&str, &str)]) -> ProcessService {
+    /// Closed at the end of a test, as `serve` does: the last handle may be the supervising thread's, which ends
+    /// with the process before it drops it.
+    struct Closing(ProcessService);
+
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            let closed = self.0.close();
+            assert!(closed.is_ok() || std::thread::panicking(), "{closed:?}");
+        }
+    }
+
+    impl std::ops::Deref for Closing {
+        type Target = ProcessService;
+
+        fn deref(&self) -> &ProcessService {
+            &self.0
+        }
+    }
+
+    impl std::ops::DerefMut for Closing {
+        fn deref_mut(&mut self) -> &mut ProcessService {
+            &mut self.0
+        }
+    }
+
+    fn service(root: &Path, env: &[(&str, &str)]) -> Closing {
         let (one, two) = (release(1), release(2));
         let app = app(root, env, &[&one, &two]);
-        ProcessService::new(app, Workers::new(Vec::new(), Duration::from_secs(1)), log(root))
+        Closing(ProcessService::new(app, Workers::new(Vec::new(), Duration::from_secs(1)), log(root)))
     }
 
     fn die(address: SocketAddr) {
