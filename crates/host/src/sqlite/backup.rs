@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::compressed;
 use super::connection::open_finished;
 use super::control::{Control, Phase};
 use super::copy::copy_and;
 use super::fingerprint::{Depth, Known, interrupted};
-use super::manifest::{Manifest, State};
+use super::manifest::{Inside, Manifest, State};
 use super::partial::{Partial, leftovers, remove_with_sides};
 use super::verify::{hash_file, integrity};
 use super::{Error, Fingerprint, JournalMode, Limits, Stop};
@@ -28,6 +29,8 @@ pub struct Request {
     pub reason: String,
     /// The run that it belongs to.
     pub run: Option<String>,
+    /// Whether to compress it (zstd).
+    pub compress: bool,
     /// How far reading may go at the app's expense.
     pub limits: Limits,
 }
@@ -41,6 +44,7 @@ impl Request {
             folder: folder.into(),
             reason: reason.into(),
             run: None,
+            compress: false,
             limits: Limits::default(),
         }
     }
@@ -86,7 +90,16 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
         let differences = differences.iter().map(ToString::to_string).collect();
         return Err(Error::CopyDiffers { path: source.clone(), differences });
     }
-    let (name, path) = publish(partial, &request.folder, &database, created_at)?;
+    let mut name = Name::new(&database, created_at);
+    let (mut finished, mut inside) = (partial, None);
+    let (mut file_bytes, mut file_sha256) = (bytes, sha256.clone());
+    if request.compress {
+        let packed = Partial::new(&request.folder, &database)?;
+        (file_bytes, file_sha256) = compressed::pack(finished.path(), &sha256, &packed, &control.stop)?;
+        (name, inside) = (name.compressed(), Some(Inside { bytes, sha256 }));
+        finished = packed;
+    }
+    let (name, path) = publish(finished, &request.folder, name)?;
     let manifest = Manifest {
         format: 1,
         state: State::Verified,
@@ -95,9 +108,9 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
         created_at,
         reason: request.reason.clone(),
         run: request.run.clone(),
-        bytes,
-        sha256,
-        inside: None,
+        bytes: file_bytes,
+        sha256: file_sha256,
+        inside,
         page_size: copied.page_size,
         journal_mode: copied.mode,
         sqlite: rusqlite::version().to_owned(),
@@ -155,13 +168,7 @@ fn read_back(
 }
 
 /// Gives the file the first free name of its second.
-fn publish(
-    mut partial: Partial,
-    folder: &Path,
-    database: &str,
-    at: Timestamp,
-) -> Result<(String, PathBuf), Error> {
-    let mut name = Name::new(database, at);
+fn publish(mut partial: Partial, folder: &Path, mut name: Name) -> Result<(String, PathBuf), Error> {
     loop {
         let text = name.to_string();
         let path = folder.join(&text);

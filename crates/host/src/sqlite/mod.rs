@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod census;
+mod compressed;
 pub mod connection;
 pub mod control;
 pub mod copy;

@@ -14,6 +14,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 
 use super::backup::{Request, create};
+use super::compressed;
 use super::connection::{
     ForeignKeys, JournalMode, beside, journal_mode, open_finished, open_read, open_write,
 };
@@ -122,14 +123,14 @@ pub fn into(
     options: &Options,
     control: &mut Control<'_>,
 ) -> Result<Restored, Error> {
-    let (content, unchecked) = proven(backup, control)?;
-    let source = open_finished(backup)?;
+    let proven = proven(backup, control)?;
+    let source = open_finished(proven.file())?;
     let mut restored = match open_read(target) {
         Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {
             match through(&source, reader, target, guard, options, control) {
                 // Readable at its first page only: it cannot be copied aside page by page.
                 Err(Error::Corrupt { .. } | Error::NotADatabase { .. }) => {
-                    replace(backup, target, false, options, control)?
+                    replace(&proven, target, false, options, control)?
                 }
                 other => other?,
             }
@@ -137,34 +138,63 @@ pub fn into(
         Ok(reader) => {
             holds(guard, &reader, target, control)?;
             drop(reader);
-            replace(backup, target, true, options, control)?
+            replace(&proven, target, true, options, control)?
         }
         Err(Error::Absent { .. } | Error::NotADatabase { .. } | Error::Corrupt { .. }) => {
-            replace(backup, target, false, options, control)?
+            replace(&proven, target, false, options, control)?
         }
         Err(other) => return Err(other),
     };
-    restored.differences = content.differences(&restored.content).iter().map(ToString::to_string).collect();
-    restored.unchecked = unchecked;
+    let differences = proven.content.differences(&restored.content);
+    restored.differences = differences.iter().map(ToString::to_string).collect();
+    restored.unchecked = proven.unchecked;
     Ok(restored)
 }
 
-/// What the backup holds. The hash of a manifest proves the file to be, bit for bit, the one that was checked when it
-/// was made; only without one SQLite's own checks are made again.
-fn proven(backup: &Path, control: &mut Control<'_>) -> Result<(Fingerprint, Vec<String>), Error> {
+/// A backup that is what it was when it was made.
+struct Proven<'a> {
+    backup: &'a Path,
+    /// The database inside a compressed one.
+    unpacked: Option<Partial>,
+    content: Fingerprint,
+    unchecked: Vec<String>,
+    /// Whether its source was in WAL mode.
+    wal: bool,
+}
+
+impl Proven<'_> {
+    fn file(&self) -> &Path {
+        self.unpacked.as_ref().map_or(self.backup, Partial::path)
+    }
+}
+
+/// The hash of a manifest proves the file to be, bit for bit, the one that was checked when it was made; only without
+/// one SQLite's own checks are made again.
+fn proven<'a>(backup: &'a Path, control: &mut Control<'_>) -> Result<Proven<'a>, Error> {
+    let bad = |failures| Error::BadBackup { path: backup.to_owned(), failures };
+    let unpack = |bytes: Option<u64>, control: &Control<'_>| {
+        compressed::is(backup).then(|| compressed::unpack(backup, bytes, &control.stop)).transpose()
+    };
     if let Some(manifest) = Manifest::read(backup)? {
         let (bytes, sha256) = hash_file(backup, &control.stop)?;
-        if (bytes, &sha256) == (manifest.bytes, &manifest.sha256) {
-            return Ok((manifest.content, manifest.unchecked));
+        if (bytes, &sha256) != (manifest.bytes, &manifest.sha256) {
+            return Err(bad(vec![format!("hash: SHA-256 {sha256} instead of {}", manifest.sha256)]));
         }
-        let failures = vec![format!("hash: SHA-256 {sha256} instead of {}", manifest.sha256)];
-        return Err(Error::BadBackup { path: backup.to_owned(), failures });
+        return Ok(Proven {
+            backup,
+            unpacked: unpack(manifest.inside.map(|inside| inside.bytes), control)?,
+            content: manifest.content,
+            unchecked: manifest.unchecked,
+            wal: manifest.journal_mode == JournalMode::Wal,
+        });
     }
     let verified = verify::backup(backup, control)?;
     let (failures, unchecked) = (verified.failures(), verified.unchecked());
     match verified.content {
-        Some(content) if failures.is_empty() => Ok((content, unchecked)),
-        _ => Err(Error::BadBackup { path: backup.to_owned(), failures: [failures, unchecked].concat() }),
+        Some(content) if failures.is_empty() => {
+            Ok(Proven { backup, unpacked: unpack(None, control)?, content, unchecked, wal: false })
+        }
+        _ => Err(bad([failures, unchecked].concat())),
     }
 }
 
@@ -387,7 +417,7 @@ fn aside(target: &Path, word: &str, options: &Options) -> PathBuf {
 
 /// Puts a new file in the place of one that is missing, damaged or laid out in other pages (`healthy`).
 fn replace(
-    backup: &Path,
+    backup: &Proven<'_>,
     target: &Path,
     healthy: bool,
     options: &Options,
@@ -477,18 +507,18 @@ fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
 }
 
 /// Builds the new file beside the target, with the target's owner and mode, and proves that it is the backup.
-fn build(backup: &Path, target: &Path, control: &mut Control<'_>) -> Result<Partial, Error> {
+fn build(backup: &Proven<'_>, target: &Path, control: &mut Control<'_>) -> Result<Partial, Error> {
     let folder = target.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (bytes, sha256) = hash_file(backup, &control.stop)?;
+    let (bytes, sha256) = hash_file(backup.file(), &control.stop)?;
     room(folder, bytes + (1 << 20))?;
     let partial = Partial::new(folder, &target.file_name().unwrap_or_default().to_string_lossy())?;
-    fs::copy(backup, partial.path()).map_err(|e| Error::io(partial.path(), "write", e))?;
+    fs::copy(backup.file(), partial.path()).map_err(|e| Error::io(partial.path(), "write", e))?;
     let (_, copied) = hash_file(partial.path(), &control.stop)?;
     if copied != sha256 {
         let differences = vec!["its hash".to_owned()];
-        return Err(Error::CopyDiffers { path: backup.to_owned(), differences });
+        return Err(Error::CopyDiffers { path: backup.backup.to_owned(), differences });
     }
-    if Manifest::read(backup)?.is_some_and(|manifest| manifest.journal_mode == JournalMode::Wal) {
+    if backup.wal {
         let own = super::connection::open_own(partial.path(), ForeignKeys::Off)?;
         own.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
             .map_err(|e| Error::of(partial.path(), "setting WAL mode", &e))?;

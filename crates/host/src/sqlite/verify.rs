@@ -9,11 +9,13 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::compressed;
 use super::connection::{open_finished, open_read};
 use super::control::{Control, Phase};
 use super::error::{app_defined, message};
 use super::fingerprint::{Depth, Known, interrupted};
 use super::manifest::Manifest;
+use super::partial::Partial;
 use super::{Error, Fingerprint, Stop};
 
 /// One observation.
@@ -88,7 +90,21 @@ pub fn backup(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
         }
         Some(_) => report.add("hash", Verdict::Pass, format!("SHA-256 {sha256}")),
     }
-    examine(open_finished(path), path, &mut report, control)?;
+    let plain = if compressed::is(path) {
+        let bytes = manifest.as_ref().and_then(|m| m.inside.as_ref()).map(|inside| inside.bytes);
+        match compressed::unpack(path, bytes, &control.stop) {
+            Ok(plain) => Some(plain),
+            Err(Error::Corrupt { why, .. }) => {
+                report.add("readable", Verdict::Fail, why);
+                return Ok(report);
+            }
+            Err(other) => return Err(other),
+        }
+    } else {
+        None
+    };
+    let file = plain.as_ref().map_or(path, Partial::path);
+    examine(open_finished(file), file, &mut report, control)?;
     if let (Some(manifest), Some(content)) = (&manifest, &report.content) {
         let found = manifest.content.differences(content);
         let verdict = if found.is_empty() { Verdict::Pass } else { Verdict::Fail };
