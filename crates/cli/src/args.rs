@@ -86,12 +86,6 @@ Examples:
   plimsoll serve
   plimsoll --config /etc/shop/plimsoll.toml serve")]
     Serve,
-    /// Show what a deployment would do, and why
-    #[command(after_long_help = "\
-Examples:
-  plimsoll plan                      for the newest commit of the branch
-  plimsoll plan v2.3                 for a tag")]
-    Plan(PlanArgs),
     /// Bring a revision live
     ///
     /// Backs up, builds, rehearses on a copy, holds requests, migrates, starts and proves the new release, and only
@@ -154,14 +148,6 @@ pub(crate) struct InitArgs {
     /// Show the file on stdout instead of writing it
     #[arg(long)]
     pub(crate) print: bool,
-}
-
-/// `plan`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PlanArgs {
-    /// A commit, tag or branch [default: the configured branch]
-    #[arg(value_name = "REV", value_parser = revision)]
-    pub(crate) revision: Option<String>,
 }
 
 /// `deploy`
@@ -388,6 +374,6 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
         assert!(Args::try_parse_from(["plimsoll", "deploy", "--approved-by", " "]).is_err());
-        assert!(Args::try_parse_from(["plimsoll", "plan", "a b"]).is_err());
+        assert!(Args::try_parse_from(["plimsoll", "deploy", "a b"]).is_err());
     }
 }

@@ -64,8 +64,8 @@ impl<'a> Follow<'a> {
             Event::Checked { check, .. } => self.checks.push(check.clone()),
             Event::StepDone { step, ms } => self.done(*step, Verdict::Pass, *ms, None),
             Event::StepFailed { step, failure, ms } => self.done(*step, Verdict::Fail, *ms, Some(failure)),
-            Event::UndoStarted { why } => {
-                self.ui.say(&format!("undoing, because {why}"));
+            Event::UndoStarted { failure } => {
+                self.ui.say(&format!("undoing, because {failure}"));
             }
             Event::UndoingStep { step } => {
                 if let Some(title) = step.undo_title() {
@@ -83,6 +83,7 @@ impl<'a> Follow<'a> {
             Event::Warned { what } => self.ui.warn(what),
             Event::Committed { .. }
             | Event::Held { .. }
+            | Event::Rehearsed { .. }
             | Event::Acknowledged { .. }
             | Event::Ended { .. } => {}
         }

@@ -118,11 +118,6 @@ impl Station {
         &self.config
     }
 
-    /// The runs.
-    pub(crate) fn runs(&self) -> &Runs {
-        &self.runs
-    }
-
     /// The release folders.
     pub(crate) fn releases(&self) -> Releases {
         Releases::new(&self.config.app.root)

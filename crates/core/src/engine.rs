@@ -86,24 +86,27 @@ impl<'a> Engine<'a> {
                 Some(failure) => engine.after(failure),
             };
         }
-        let failure = engine.state.failure.clone().map_or_else(
-            || {
-                Failure::failed(
-                    "the run was interrupted",
-                    "its owner died before the commit point",
-                    "deploy again when you are ready",
-                )
-                .of_kind(FailureKind::Interrupted)
-            },
-            |(_, failure)| failure,
-        );
+        let begun = engine.state.undoing.clone().or(engine.state.failure.clone().map(|(_, failure)| failure));
+        let failure = begun.unwrap_or_else(|| {
+            Failure::failed(
+                "the run was interrupted",
+                "its owner died before the commit point",
+                "deploy again when you are ready",
+            )
+            .of_kind(FailureKind::Interrupted)
+        });
         engine.after(failure)
     }
 
     fn new(order: Order, limits: Limits, ports: Ports<'a>, state: State) -> Self {
-        let begun = ports.clock.now();
+        // A run that is taken over began before, and so did its hold; a clock of another boot says nothing.
+        let same_boot = state.began.as_ref().is_some_and(|(_, boot)| *boot == ports.clock.boot_id());
+        let began = state.began.as_ref().map(|(moment, _)| *moment).filter(|_| same_boot);
+        let begun = began.unwrap_or_else(|| ports.clock.now());
+        let open = state.done.contains(&Step::Open) || state.undone.contains(&Step::Hold);
+        let gap = state.held.map(|(since, _)| since).filter(|_| same_boot && !open);
         let seq = state.next_seq;
-        Engine { ports, limits, order, state, seq, begun, gap: None, gap_ms: 0 }
+        Engine { ports, limits, order, state, seq, begun, gap, gap_ms: 0 }
     }
 
     fn nothing_begun(self, failure: Failure) -> Outcome {
@@ -116,8 +119,9 @@ impl<'a> Engine<'a> {
     fn forward(&mut self) -> Result<(), Failure> {
         let rehearsal = self.prepare()?;
         let release = self.release()?;
+        self.record(Event::Rehearsed { rehearsal: rehearsal.clone() })?;
         let decision = decide(&rehearsal, self.limits).map_err(|refusal| refused(&refusal))?;
-        self.record(Event::Planned { rehearsal: rehearsal.clone(), decision: decision.clone() })?;
+        self.record(Event::Planned { decision: decision.clone() })?;
         if !self.ports.audience.go_ahead(&release, &rehearsal, &decision) {
             return Err(Failure {
                 kind: FailureKind::Blocked,
@@ -203,7 +207,7 @@ impl<'a> Engine<'a> {
     fn step(&mut self, step: Step, release: &Release, decision: &Decision) -> Result<(), Failure> {
         let from = self.order.from.clone();
         let to = &release.id;
-        let (until, forward_until) = self.deadlines();
+        let forward_until = self.forward_until();
         match step {
             Step::Hold => self.hold(),
             Step::StopWorkers => {
@@ -247,7 +251,6 @@ impl<'a> Engine<'a> {
                 if decision.strategy == Strategy::Hold {
                     self.gap_closed();
                 }
-                let _ = until;
                 result
             }
             Step::StartWorkers => self.guarded(step, |engine| engine.ports.service.start_workers()),
@@ -277,15 +280,14 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// When the hold ends, and when the way forward must have ended so that an undo still fits into it.
-    fn deadlines(&self) -> (Moment, Moment) {
+    /// When the way forward must have ended so that an undo still fits into the hold.
+    fn forward_until(&self) -> Moment {
         let Some((_, until)) = self.state.held else {
-            let far = self.ports.clock.now().plus_ms(24 * 3_600_000);
-            return (far, far);
+            return self.ports.clock.now().plus_ms(24 * 3_600_000);
         };
         let restore_ms = self.state.rehearsal.as_ref().map_or(0, |r| r.restore_ms);
         let reserve_ms = (restore_ms + self.limits.restart_ms).clamp(200, self.limits.hold_budget_ms / 2);
-        (until, Moment(until.0.saturating_sub(reserve_ms)))
+        Moment(until.0.saturating_sub(reserve_ms))
     }
 
     /// An event before and after `act`; its failing checks are its failure.
@@ -328,8 +330,7 @@ impl<'a> Engine<'a> {
             )
             .of_kind(FailureKind::Interrupted));
         }
-        let (_, forward_until) = self.deadlines();
-        if self.state.held.is_some() && self.ports.clock.now() >= forward_until {
+        if self.state.held.is_some() && self.ports.clock.now() >= self.forward_until() {
             return Err(Failure::failed(
                 "the hold took too long",
                 format!(
@@ -355,7 +356,7 @@ impl<'a> Engine<'a> {
             return self.end(Some(failure));
         }
         if self.state.undoing.is_none() {
-            self.record_or_warn(Event::UndoStarted { why: failure.to_string() });
+            self.record_or_warn(Event::UndoStarted { failure: failure.clone() });
         }
         for step in self.state.to_undo() {
             let begun = self.ports.clock.now();

@@ -116,10 +116,13 @@ pub enum Event {
         /// The release.
         release: Release,
     },
-    /// The rehearsal's figures and the strategy chosen from them.
-    Planned {
-        /// What was measured.
+    /// What the rehearsal measured.
+    Rehearsed {
+        /// Its figures.
         rehearsal: Rehearsal,
+    },
+    /// The strategy chosen from the rehearsal.
+    Planned {
         /// What was chosen and why.
         decision: Decision,
     },
@@ -166,7 +169,7 @@ pub enum Event {
     /// The undo begins.
     UndoStarted {
         /// Why.
-        why: String,
+        failure: Failure,
     },
     /// A step is being undone: the intent.
     UndoingStep {
@@ -275,13 +278,15 @@ pub struct State {
     /// The failure that stopped the run forward.
     pub failure: Option<(Step, Failure)>,
     /// Why an undo began.
-    pub undoing: Option<String>,
+    pub undoing: Option<Failure>,
     /// Steps that are undone.
     pub undone: Vec<Step>,
     /// The undo that failed last, if none succeeded since.
     pub undo_failure: Option<(Step, Failure)>,
     /// Whether the commit point is passed.
     pub committed: bool,
+    /// When the run began.
+    pub began: Option<(Moment, String)>,
     /// When the hold began and ends at the latest.
     pub held: Option<(Moment, Moment)>,
     /// How the run ended.
@@ -313,20 +318,19 @@ impl State {
             Event::Started { order } => {
                 self.acknowledged.clone_from(&order.acknowledged);
                 self.release.clone_from(&order.to);
+                self.began = Some((entry.moment, order.boot.clone()));
                 self.order = Some(order.clone());
             }
             Event::Numbered { release } => self.release = Some(release.clone()),
-            Event::Planned { rehearsal, decision } => {
-                self.rehearsal = Some(rehearsal.clone());
-                self.decision = Some(decision.clone());
-            }
+            Event::Rehearsed { rehearsal } => self.rehearsal = Some(rehearsal.clone()),
+            Event::Planned { decision } => self.decision = Some(decision.clone()),
             Event::StepStarted { step } => self.started.push(*step),
             Event::Held { until, .. } => self.held = Some((entry.moment, *until)),
             Event::Checked { step, check } => self.checks.push((*step, check.clone())),
             Event::StepDone { step, .. } => self.done.push(*step),
             Event::StepFailed { step, failure, .. } => self.failure = Some((*step, failure.clone())),
             Event::Committed { .. } => self.committed = true,
-            Event::UndoStarted { why } => self.undoing = Some(why.clone()),
+            Event::UndoStarted { failure } => self.undoing = Some(failure.clone()),
             Event::UndoneStep { step, .. } => {
                 self.undone.push(*step);
                 self.undo_failure = None;

@@ -29,6 +29,6 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Status => history::status(&config()?, ui),
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
-        Command::Plan(_) | Command::Backup(_) => Err(Error::usage("not built yet")),
+        Command::Backup(_) => Err(Error::usage("not built yet")),
     }
 }

@@ -240,7 +240,7 @@ fn told(ui: &Ui, reply: &Reply) {
             use plimsoll_core::record::Event;
             match &entry.event {
                 Event::TakenOver { .. } => ui.say("an interrupted run is resolved before anybody is let in"),
-                Event::UndoStarted { why } => ui.say(&format!("undoing, because {why}")),
+                Event::UndoStarted { failure } => ui.say(&format!("undoing, because {failure}")),
                 Event::Warned { what } => ui.warn(what),
                 Event::Ended { message, .. } => ui.say(message),
                 _ => {}

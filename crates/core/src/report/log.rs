@@ -86,16 +86,16 @@ fn event(event: &Event) -> String {
                 release.id, release.commit, release.branch, release.subject, release.author
             )
         }
-        Event::Planned { rehearsal, decision } => {
+        Event::Rehearsed { rehearsal } => {
             let pending = serde_json::to_value(&rehearsal.pending).unwrap_or_default();
-            format!(
-                "planned: {}, predicted hold {}; {}; pending migrations: {}",
-                decision.strategy.word(),
-                duration_ms(decision.predicted_hold_ms),
-                decision.reasons.join("; "),
-                text("pending", &pending)
-            )
+            format!("rehearsed: pending migrations: {}", text("pending", &pending))
         }
+        Event::Planned { decision } => format!(
+            "planned: {}, predicted hold {}; {}",
+            decision.strategy.word(),
+            duration_ms(decision.predicted_hold_ms),
+            decision.reasons.join("; ")
+        ),
         Event::StepStarted { step } => format!("{}: started", step.title()),
         Event::Held { .. } => "the door is being shut: requests wait".to_owned(),
         Event::Checked { check: seen, .. } => check(seen),
@@ -105,7 +105,7 @@ fn event(event: &Event) -> String {
             format!("{}: FAILED after {}: {failure}{next}{}", step.title(), duration_ms(*ms), failure.next)
         }
         Event::Committed { release } => format!("COMMIT POINT: {release} may take writes from here"),
-        Event::UndoStarted { why } => format!("UNDO started: {why}"),
+        Event::UndoStarted { failure } => format!("UNDO started: {failure}"),
         // The undo passes every step; "undone" at the backup would make a person fear for it.
         Event::UndoneStep { step, .. } if !leaves_something(*step) => {
             format!("{}: nothing to undo", step.title())
@@ -170,7 +170,8 @@ mod tests {
         2026-11-23T03:48:20.290Z    pass [pre.staging] Old release on the migrated copy (Took: 912 ms)
         2026-11-23T03:48:20.290Z    pass [pre.rollback] The restore was rehearsed (Estimated rollback time: 310 ms; Rollback mode: undo)
         2026-11-23T03:48:20.290Z  Rehearse on a copy: done in 3.1 s
-        2026-11-23T03:48:20.290Z  planned: hold, predicted hold 650 ms; 1 pending migration(s) took 45 ms on a copy of the database; pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off)
+        2026-11-23T03:48:20.290Z  rehearsed: pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off)
+        2026-11-23T03:48:20.290Z  planned: hold, predicted hold 650 ms; 1 pending migration(s) took 45 ms on a copy of the database
         2026-11-23T03:48:20.290Z  Hold requests at the door: started
         2026-11-23T03:48:20.290Z  the door is being shut: requests wait
         2026-11-23T03:48:20.320Z  Hold requests at the door: done in 30 ms

@@ -181,10 +181,12 @@ fn failure(entries: &[Entry]) -> Option<Trouble> {
     // A run that is refused or stopped between two steps has journaled only why it turned back.
     of_step.or_else(|| {
         entries.iter().find_map(|entry| match &entry.event {
-            Event::UndoStarted { why } => {
-                let (what, why) = why.split_once(": ").unwrap_or((why, ""));
-                Some(Trouble { step: None, what: what.into(), why: why.into(), next: String::new() })
-            }
+            Event::UndoStarted { failure } => Some(Trouble {
+                step: None,
+                what: failure.what.clone(),
+                why: failure.why.clone(),
+                next: failure.next.clone(),
+            }),
             _ => None,
         })
     })
@@ -291,7 +293,7 @@ mod tests {
             (failure.step, failure.why.as_str()),
             (None, "on a copy of the database they lost: rows:orders")
         );
-        assert!(summary(&report)[2].starts_with("Data: the database was not touched; verified backup: "));
+        assert!(summary(&report)[3].starts_with("Data: the database was not touched; verified backup: "));
         assert_eq!(
             report.item("back.restore").unwrap().reason.as_deref(),
             Some("production was not touched")

@@ -133,7 +133,8 @@ impl Tape {
             reasons: vec!["1 pending migration(s) took 45 ms on a copy of the database".into()],
             predicted_hold_ms: 650,
         };
-        self.event(Event::Planned { rehearsal, decision });
+        self.event(Event::Rehearsed { rehearsal });
+        self.event(Event::Planned { decision });
     }
 
     /// The hold up to the started release.
@@ -250,7 +251,7 @@ pub(super) fn live() -> Vec<Entry> {
     )
 }
 
-fn unproven(tape: &mut Tape) -> String {
+fn unproven(tape: &mut Tape) -> Failure {
     tape.prepare();
     tape.held();
     let mut checks = smoke();
@@ -266,16 +267,15 @@ fn unproven(tape: &mut Tape) -> String {
         "the answer was 500 instead of 303",
         "mend it and deploy again; `plimsoll show` has the evidence of \"Prove the new release\"",
     );
-    let why = failure.to_string();
-    tape.fail(Step::Prove, 198, checks, failure);
-    why
+    tape.fail(Step::Prove, 198, checks, failure.clone());
+    failure
 }
 
 /// A smoke test failed behind the shut door; everything was undone.
 pub(super) fn undone() -> Vec<Entry> {
     let mut tape = Tape::begin(Kind::Deploy);
-    let why = unproven(&mut tape);
-    tape.event(Event::UndoStarted { why });
+    let failure = unproven(&mut tape);
+    tape.event(Event::UndoStarted { failure });
     tape.undo(Step::Prove, 0, Vec::new());
     tape.undo(
         Step::Start,
@@ -308,8 +308,12 @@ pub(super) fn refused() -> Vec<Entry> {
     let mut tape = Tape::begin(Kind::Deploy);
     tape.prepare();
     tape.entries.pop();
-    let why = "the migrations would lose data that nobody acknowledged: on a copy of the database they lost: rows:orders";
-    tape.event(Event::UndoStarted { why: why.into() });
+    let failure = Failure::failed(
+        "the migrations would lose data that nobody acknowledged",
+        "on a copy of the database they lost: rows:orders",
+        "if that is meant, deploy again with --acknowledge rows:orders",
+    );
+    tape.event(Event::UndoStarted { failure: failure.of_kind(FailureKind::Blocked) });
     for step in [Step::Rehearse, Step::Backup, Step::Build, Step::Fetch] {
         tape.undo(step, 1, Vec::new());
     }
@@ -320,8 +324,8 @@ pub(super) fn refused() -> Vec<Entry> {
 /// Somebody else wrote in the hold: the undo stopped and a person is needed.
 pub(super) fn frozen() -> Vec<Entry> {
     let mut tape = Tape::begin(Kind::Deploy);
-    let why = unproven(&mut tape);
-    tape.event(Event::UndoStarted { why });
+    let failure = unproven(&mut tape);
+    tape.event(Event::UndoStarted { failure });
     tape.undo(Step::Prove, 0, Vec::new());
     tape.undo(Step::Start, 95, Vec::new());
     tape.undo(Step::Switch, 3, Vec::new());
@@ -348,7 +352,8 @@ pub(super) fn rolled_back() -> Vec<Entry> {
         reasons: vec!["no migration is pending".into()],
         predicted_hold_ms: 0,
     };
-    tape.event(Event::Planned { rehearsal: Rehearsal::default(), decision });
+    tape.event(Event::Rehearsed { rehearsal: Rehearsal::default() });
+    tape.event(Event::Planned { decision });
     let started = Check::pass("deploy.restart", "The earlier release answers").with("startup_ms", 402);
     tape.step(Step::Start, 405, vec![started]);
     tape.step(Step::Prove, 180, smoke());
@@ -372,9 +377,9 @@ pub(super) fn rebooted() -> Vec<Entry> {
     tape.held();
     tape.ms += 40_000;
     tape.event(Event::TakenOver { boot: "boot-2".into(), ended: vec!["pid 41377".into()] });
-    tape.event(Event::UndoStarted {
-        why: "the run was interrupted: its owner died before the commit point".into(),
-    });
+    let failure =
+        Failure::failed("the run was interrupted", "its owner died before the commit point", "deploy again");
+    tape.event(Event::UndoStarted { failure });
     for step in
         [Step::Start, Step::Switch, Step::Migrate, Step::Snapshot, Step::Stop, Step::StopWorkers, Step::Hold]
     {
