@@ -138,7 +138,14 @@ pub(crate) fn history(config: &Config, ui: &Ui) -> Result<(), Error> {
         ));
     }
     for run in numbers.into_iter().rev() {
-        let row = row(&runs, run)?;
+        let row = match row(&runs, run) {
+            Ok(row) => row,
+            // One damaged journal does not hide the others.
+            Err(error) => {
+                ui.warn(&format!("run {run} cannot be read: {}", error.why));
+                continue;
+            }
+        };
         match (row.began.is_empty(), ui.is_json()) {
             // A crash between the folder and its first event: nothing was done.
             (true, _) => {}
