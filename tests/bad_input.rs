@@ -196,7 +196,7 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
     }
     std::fs::write(sandbox.database(), &text).unwrap();
     let serve = sandbox.serve();
-    sandbox.deploy().exits(1).says("store.db").says("not a database");
+    sandbox.deploy().exits(1).says("store.db").says("is not a SQLite database");
     assert_eq!(sandbox.read("shared/store.db"), text);
     assert_eq!(sandbox.current(), None);
     drop(serve);
@@ -237,7 +237,7 @@ fn a_damaged_database_is_not_deployed_upon() {
     std::fs::write(sandbox.database(), &bytes).unwrap();
     sandbox.release("{}", &[shop::REBUILD]);
     let output = sandbox.deploy();
-    output.exits(1).says("production");
+    output.exits(1).says("is damaged").says("Production was not touched");
     assert_eq!(std::fs::read(sandbox.database()).unwrap(), bytes, "the damaged file was changed");
     settled(&sandbox);
     drop(serve);
@@ -286,6 +286,19 @@ fn a_second_deployment_at_the_same_time_is_refused() {
 }
 
 #[test]
+fn a_deployment_asked_for_while_serve_still_starts_the_app_is_carried_out() {
+    let sandbox = Sandbox::new();
+    sandbox.release(r#"{ "boot_ms": 1000 }"#, &[]);
+    let serve = sandbox.live();
+    drop(serve);
+    sandbox.release("{}", &[shop::REBUILD]);
+    let serve = sandbox.serve();
+    sandbox.deploy().exits(0);
+    settled(&sandbox);
+    drop(serve);
+}
+
+#[test]
 fn without_serve_a_deployment_says_what_to_start() {
     let sandbox = Sandbox::new();
     let before = Production::of(&sandbox);
@@ -300,7 +313,7 @@ fn a_missing_revision_is_named_with_what_is_near() {
     let serve = sandbox.live();
     sandbox.repo.git(&["branch", "winter"]);
     let before = Production::of(&sandbox);
-    sandbox.plimsoll(&["deploy", "--yes", "wintre"]).exits(1).says("wintre").says("winter");
+    sandbox.plimsoll(&["deploy", "--yes", "wintre"]).exits(2).says("wintre").says("winter");
     before.is_still(&Production::of(&sandbox));
     drop(serve);
 }

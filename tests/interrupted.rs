@@ -20,7 +20,11 @@ fn ctrl_c_and_sigterm_to_the_command_undo_the_run() {
             until_step(&sandbox, run, step);
             deploying.signal(signal);
             let output = deploying.wait();
-            output.exits(1).says(name);
+            output.exits(1).says("stopped").says(if step == "build" {
+                "Production was not touched"
+            } else {
+                "production is as it was"
+            });
             before.is_still(&Production::of(&sandbox));
             settled(&sandbox);
             let wanted = if step == "build" { "unchanged" } else { "undone" };

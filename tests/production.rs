@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use plimsoll_testkit::{Sandbox, shop, wait};
+use plimsoll_testkit::{Sandbox, http, shop, wait};
 
 /// Where buyers write while a test runs; their ledger is what guards these.
 pub(crate) const ORDERS: [&str; 2] = ["orders", "order_items"];
@@ -12,7 +12,8 @@ pub(crate) const ORDERS: [&str; 2] = ["orders", "order_items"];
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Production {
     current: Option<String>,
-    serving: Option<String>,
+    /// The release that answers, or what came instead.
+    serving: String,
     releases: BTreeSet<String>,
     data: String,
 }
@@ -35,7 +36,7 @@ impl Production {
         let there = database.exists().then(|| shop::dump(&database, tables));
         Production {
             current: sandbox.current(),
-            serving: sandbox.serving(),
+            serving: serving(sandbox),
             releases: releases.map(name).filter(|name| !name.starts_with('.')).collect(),
             data: there.unwrap_or_else(|| "no database".into()),
         }
@@ -55,13 +56,22 @@ impl Production {
     }
 }
 
+fn serving(sandbox: &Sandbox) -> String {
+    match http::get(sandbox.port, "/healthz") {
+        Ok(answer) => answer
+            .header("x-release")
+            .map_or_else(|| format!("{} {}", answer.start, answer.text()), str::to_owned),
+        Err(error) => format!("nobody: {error}"),
+    }
+}
+
 /// Fails unless exactly one app runs, it is the current release, users reach it, and nothing of a hold is left.
 #[track_caller]
 pub(crate) fn settled(sandbox: &Sandbox) {
     let held = sandbox.root().join("runs/HELD");
     assert!(!held.exists(), "runs/HELD is left");
     let current = sandbox.current().expect("a release is live");
-    assert_eq!(sandbox.serving().as_ref(), Some(&current), "users do not reach the current release");
+    assert_eq!(serving(sandbox), current, "users do not reach the current release");
     // A retired release may take until its stop timeout.
     let one = wait::within(Duration::from_secs(8), || (sandbox.apps().len() == 1).then_some(()));
     assert!(one.is_some(), "not exactly one app runs: {:#?}", sandbox.apps());

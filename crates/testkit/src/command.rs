@@ -43,6 +43,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        processes::is_running(self.pid())
+    }
+
     /// Sends it a signal: `TERM`, `INT`, `HUP`, `KILL`.
     pub fn signal(&self, signal: Signal) {
         processes::signal(self.pid(), signal);

@@ -22,11 +22,16 @@ pub(crate) fn of(folder: &Path) -> Vec<Process> {
     pids.filter(|pid| *pid != std::process::id()).filter_map(|pid| belongs(pid, folder)).collect()
 }
 
+/// Whether a process is there and not dead.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 fn belongs(pid: u32, folder: &Path) -> Option<Process> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    let stat = fs::read_to_string(proc.join("stat")).ok()?;
-    let state = stat.rsplit(") ").next()?.chars().next()?;
-    if matches!(state, 'Z' | 'X') {
+    if !is_running(pid) {
         return None;
     }
     let command = fs::read(proc.join("cmdline")).ok()?;

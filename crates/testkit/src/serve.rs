@@ -49,7 +49,11 @@ impl Serve {
     /// When it ends or does not answer; with what it said.
     pub fn until_it_answers(&self) {
         let answers = wait::within(PATIENCE, || {
-            (self.answers() || processes::of(&self.root).is_empty()).then(|| self.answers())
+            let running = self.running().is_running();
+            match self.answers() {
+                true => Some(true),
+                false => (!running).then_some(false),
+            }
         });
         assert_eq!(answers, Some(true), "plimsoll serve does not answer; it said:\n{}", self.log());
     }
