@@ -384,6 +384,13 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "minutes: the long form of the two above"]
+    fn a_thousand_backups_under_a_busy_writer() {
+        under_a_busy_writer("WAL", 500);
+        under_a_busy_writer("DELETE", 500);
+    }
+
+    #[test]
     fn too_little_room_is_said_before_anything_is_written() {
         let error = crate::sqlite::partial::room(Path::new("/"), u64::MAX).unwrap_err();
         assert!(matches!(error, Error::NoRoom { need: u64::MAX, .. }), "{error}");

@@ -11,7 +11,7 @@ use rusqlite::types::Value;
 
 use super::connection::{open_read, quoted};
 use super::migrate::Error;
-use super::migration::{Migration, Migrations};
+use super::migration::{Direction, Migration, Migrations};
 use super::schema;
 
 /// A line of `schema_version`.
@@ -162,8 +162,11 @@ pub(crate) struct Record<'a> {
     pub(crate) run: Option<&'a str>,
 }
 
-/// Writes down that a migration was applied. Runs inside the migration's own transaction.
+/// Writes down that a migration was applied or taken back. Runs inside the migration's own transaction.
 pub(crate) fn record(connection: &Connection, record: &Record<'_>) -> rusqlite::Result<()> {
+    if record.migration.direction == Direction::Down {
+        return strike_out(connection, record.migration);
+    }
     connection.execute_batch(&format!(
         "CREATE TABLE IF NOT EXISTS {TABLE} (
              id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -197,6 +200,21 @@ pub(crate) fn record(connection: &Connection, record: &Record<'_>) -> rusqlite::
             Timestamp::now().to_string(),
         ],
     )?;
+    Ok(())
+}
+
+/// Removes the line of a migration that was taken back.
+fn strike_out(connection: &Connection, migration: &Migration) -> rusqlite::Result<()> {
+    let tables = schema::tables(connection)?;
+    let Some(table) = tables.get(TABLE) else { return Ok(()) };
+    let (applied, _) = lines(connection, table)?;
+    for line in applied.iter().filter(|line| line.version == Some(migration.version)) {
+        let sql = format!("DELETE FROM {TABLE} WHERE CAST(version AS TEXT) = ?1");
+        connection.execute(&sql, [&line.written])?;
+    }
+    if tables.contains_key(SIDE_TABLE) {
+        connection.execute(&format!("DELETE FROM {SIDE_TABLE} WHERE version = ?1"), [version(migration)])?;
+    }
     Ok(())
 }
 
@@ -296,6 +314,18 @@ pub fn baseline(database: &Path, migrations: &Migrations, version: u64) -> Resul
     Ok(written)
 }
 
+/// Accepts that the file of an applied migration has been edited: from now on its present text counts.
+///
+/// # Errors
+/// When the database cannot be written; nothing has changed then.
+pub fn accept(database: &Path, migration: &Migration) -> Result<(), Error> {
+    let failed = |e: rusqlite::Error| Error::from(super::Error::of(database, "accepting an edited file", &e));
+    let connection = super::connection::open_write(database, super::ForeignKeys::Off)?;
+    let sql = format!("UPDATE {SIDE_TABLE} SET checksum = ?2 WHERE version = ?1");
+    connection.execute(&sql, rusqlite::params![version(migration), migration.checksum]).map_err(failed)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -310,6 +340,7 @@ mod tests {
             sql: "SELECT 1".into(),
             checksum: format!("sum {version}"),
             down: None,
+            direction: Direction::Up,
         };
         Migrations { all: versions.iter().map(one).collect(), gaps: Vec::new() }
     }
@@ -372,6 +403,8 @@ mod tests {
         assert_eq!(found.pending, [2]);
         assert_eq!(found.failed, ["2"]);
         assert_eq!(found.edited, [1]);
+        accept(&path, &migrations(&[1]).all[0]).unwrap();
+        assert_eq!(status(&path, &migrations(&[1, 2])).unwrap().edited, Vec::<u64>::new());
         assert_eq!(found.missing_files.iter().map(|l| l.description.as_str()).collect::<Vec<_>>(), ["newer"]);
     }
 

@@ -14,11 +14,11 @@ use super::control::{Control, Phase};
 use super::copy::copy;
 use super::error::message;
 use super::history::{self, Record};
-use super::migration::{Migration, Migrations};
+use super::migration::{Direction, Migration, Migrations};
 use super::partial::remove_with_sides;
 use super::restore::{self, Guard};
 use super::script::{Named, statements};
-use super::{Limits, Stop};
+use super::{Limits, Stop, Watcher};
 
 /// What can go wrong with migrations. The database is as it was before the migration that failed, unless it says so.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +83,8 @@ pub enum Error {
         /// What, beyond what was acknowledged.
         losses: Vec<Loss>,
     },
-    /// Somebody else applied it between the trial and the lock.
-    #[error("{file} was applied by somebody else in the meantime")]
+    /// Somebody else applied it, or took it back, between the trial and the lock.
+    #[error("schema_version says that {file} has been dealt with by somebody else in the meantime")]
     Raced {
         /// The migration's file.
         file: String,
@@ -198,19 +198,77 @@ pub fn apply(
     control: &mut Control<'_>,
     on_applied: &mut dyn FnMut(&Applied),
 ) -> Result<Vec<Applied>, Error> {
+    apply_all(database, jobs, acknowledged, run, None, control, on_applied)
+}
+
+/// As [`apply`], and refuses when anybody else has written since `watcher` was last accepted; that is looked at once
+/// more under the write lock of each migration, so nothing slips in between. The migrations' own commits are accepted:
+/// afterwards the watcher says whether anybody else has written since it was handed in.
+///
+/// # Errors
+/// As [`apply`]; [`super::Error::Changed`].
+pub fn apply_watched(
+    database: &Path,
+    jobs: &[Job],
+    acknowledged: &[String],
+    run: Option<&str>,
+    watcher: &mut Watcher,
+    control: &mut Control<'_>,
+    on_applied: &mut dyn FnMut(&Applied),
+) -> Result<Vec<Applied>, Error> {
+    apply_all(database, jobs, acknowledged, run, Some(watcher), control, on_applied)
+}
+
+fn apply_all(
+    database: &Path,
+    jobs: &[Job],
+    acknowledged: &[String],
+    run: Option<&str>,
+    mut watcher: Option<&mut Watcher>,
+    control: &mut Control<'_>,
+    on_applied: &mut dyn FnMut(&Applied),
+) -> Result<Vec<Applied>, Error> {
     let mut done = Vec::new();
     for (place, job) in jobs.iter().enumerate() {
         control.tell(Phase::Migrating, place as u64, jobs.len() as u64, "migrations");
         control.stop.check("migrating")?;
+        let watcher = watcher.as_deref_mut();
         let applied = match job.mode.wrap {
-            Wrap::SelfManaged => apply_self_managed(database, job, acknowledged, run, control)?,
-            _ => apply_wrapped(database, job, acknowledged, run, &control.stop)?,
+            Wrap::SelfManaged => apply_self_managed(database, job, acknowledged, run, watcher, control)?,
+            _ => apply_wrapped(database, job, acknowledged, run, watcher, &control.stop)?,
         };
         on_applied(&applied);
         done.push(applied);
     }
     control.tell(Phase::Migrating, jobs.len() as u64, jobs.len() as u64, "migrations");
     Ok(done)
+}
+
+/// An error when somebody has written since the watcher was accepted.
+fn nobody_wrote(watcher: Option<&Watcher>) -> Result<(), Error> {
+    match watcher {
+        Some(watcher) if watcher.changed()? => {
+            let why = "a commit since the snapshot before the migration".to_owned();
+            Err(super::Error::Changed { path: watcher.path().to_owned(), why }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets the watcher accept our own commit and nothing else. On one connection `data_version` stays the same through its
+/// own commits; while the lock is held again nobody can add one. When somebody has, or it cannot be known, the watcher
+/// is left as it is and goes on saying that there was a write.
+fn accept_own(connection: &Connection, version: i64, watcher: Option<&mut Watcher>) {
+    let Some(watcher) = watcher else { return };
+    let behavior = rusqlite::TransactionBehavior::Immediate;
+    let Ok(locked) = rusqlite::Transaction::new_unchecked(connection, behavior) else { return };
+    if data_version(&locked).is_ok_and(|now| now == version) {
+        let _ = watcher.accept();
+    }
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
 fn open(database: &Path, mode: Mode, stop: &Stop) -> Result<Connection, Error> {
@@ -228,6 +286,7 @@ fn apply_wrapped(
     job: &Job,
     acknowledged: &[String],
     run: Option<&str>,
+    watcher: Option<&mut Watcher>,
     stop: &Stop,
 ) -> Result<Applied, Error> {
     let failed = |doing: &'static str| move |e: rusqlite::Error| database_error(database, doing, &e, stop);
@@ -237,6 +296,8 @@ fn apply_wrapped(
     let transaction =
         rusqlite::Transaction::new_unchecked(&connection, rusqlite::TransactionBehavior::Immediate)
             .map_err(failed("taking the write lock"))?;
+    nobody_wrote(watcher.as_deref())?;
+    let version = data_version(&transaction).map_err(failed("looking for other writers"))?;
     still_pending(&transaction, database, &job.migration)?;
     let before = Census::take(&transaction).map_err(failed("counting"))?;
     run_script(&transaction, &job.migration, job.mode.wrap, stop)?;
@@ -250,7 +311,7 @@ fn apply_wrapped(
         why: message(&e),
         statement: "COMMIT".into(),
     })?;
-    drop(connection);
+    accept_own(&connection, version, watcher);
     Ok(applied)
 }
 
@@ -260,6 +321,7 @@ fn apply_self_managed(
     job: &Job,
     acknowledged: &[String],
     run: Option<&str>,
+    watcher: Option<&mut Watcher>,
     control: &mut Control<'_>,
 ) -> Result<Applied, Error> {
     let name = database.file_name().unwrap_or_default().to_string_lossy();
@@ -268,7 +330,8 @@ fn apply_self_managed(
     let kept = folder.join(&*name);
     remove_with_sides(&kept);
     copy(database, &kept, &Limits::default(), control)?;
-    let outcome = run_self_managed(database, job, acknowledged, run, &control.stop);
+    nobody_wrote(watcher.as_deref())?;
+    let outcome = run_self_managed(database, job, acknowledged, run, watcher, &control.stop);
     if let Err(failure) = outcome {
         let mut options = restore::Options::new(&folder);
         options.app_stopped = true;
@@ -290,6 +353,7 @@ fn run_self_managed(
     job: &Job,
     acknowledged: &[String],
     run: Option<&str>,
+    watcher: Option<&mut Watcher>,
     stop: &Stop,
 ) -> Result<Applied, Error> {
     let failed = |doing: &'static str| move |e: rusqlite::Error| database_error(database, doing, &e, stop);
@@ -304,7 +368,10 @@ fn run_self_managed(
         rusqlite::Transaction::new_unchecked(&connection, rusqlite::TransactionBehavior::Immediate)
             .map_err(failed("writing schema_version"))?;
     write_down(&transaction, job, &applied, run).map_err(failed("writing schema_version"))?;
+    // Without one transaction around the file nobody can say who wrote before this lock.
+    let version = data_version(&transaction).map_err(failed("looking for other writers"))?;
     transaction.commit().map_err(failed("writing schema_version"))?;
+    accept_own(&connection, version, watcher);
     Ok(applied)
 }
 
@@ -321,10 +388,13 @@ fn database_error(database: &Path, doing: &str, e: &rusqlite::Error, stop: &Stop
 /// Looks again now that nobody else can write.
 fn still_pending(connection: &Connection, database: &Path, migration: &Migration) -> Result<(), Error> {
     let only = Migrations { all: vec![migration.clone()], gaps: Vec::new() };
+    let up = migration.direction == Direction::Up;
     match history::read(connection, database, &only) {
-        Ok(status) if status.pending.is_empty() => Err(Error::Raced { file: migration.file() }),
+        Ok(status) if status.pending.is_empty() == up => Err(Error::Raced { file: migration.file() }),
         // Whether an unrecorded database may be migrated was decided with `status`; a first migration may make it.
-        Ok(_) | Err(Error::NotBaselined { .. }) => Ok(()),
+        Ok(_) => Ok(()),
+        Err(Error::NotBaselined { .. }) if up => Ok(()),
+        Err(Error::NotBaselined { .. }) => Err(Error::Raced { file: migration.file() }),
         Err(other) => Err(other),
     }
 }
@@ -456,6 +526,7 @@ mod tests {
             sql: sql.to_owned(),
             checksum: "sum".into(),
             down: None,
+            direction: Direction::Up,
         };
         Job { mode: Mode { foreign_keys, wrap: wrap_of(sql) }, migration }
     }
@@ -594,6 +665,66 @@ mod tests {
             .query_row("SELECT note FROM orders WHERE id = 1", [], |row| row.get(0))
             .unwrap();
         assert_eq!(note, "a!");
+    }
+
+    #[test]
+    fn a_write_of_somebody_else_stops_it_and_its_own_commits_do_not() {
+        for mode in ["WAL", "DELETE"] {
+            let (_dir, path) = database();
+            let app = Connection::open(&path).unwrap();
+            app.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+            let mut watcher = Watcher::open(&path).unwrap();
+            let jobs: Vec<Job> =
+                (1..4).map(|n| job(n, &format!("CREATE TABLE t{n} (a)"), ForeignKeys::Off)).collect();
+            let run = |jobs: &[Job], watcher: &mut Watcher, write: bool| {
+                apply_watched(&path, jobs, &[], None, watcher, &mut Control::default(), &mut |_| {
+                    if write {
+                        app.execute("INSERT INTO orders VALUES (77, 'in between')", []).unwrap();
+                    }
+                })
+            };
+            run(&jobs[..2], &mut watcher, false).unwrap();
+            assert!(!watcher.changed().unwrap(), "{mode}: only its own commits");
+            // Written after the last migration: the watcher still knows.
+            run(&jobs[2..], &mut watcher, true).unwrap();
+            assert!(watcher.changed().unwrap(), "{mode}");
+            let late = [job(9, "CREATE TABLE t9 (a)", ForeignKeys::Off)];
+            let error = run(&late, &mut watcher, false).unwrap_err();
+            assert!(matches!(error, Error::Database(super::super::Error::Changed { .. })), "{mode}: {error}");
+            let made = open_read(&path).unwrap().prepare("SELECT 1 FROM t9").is_ok();
+            assert!(!made, "{mode}");
+        }
+    }
+
+    #[test]
+    fn taking_back_removes_the_line_and_counts_what_is_lost_like_any_other() {
+        let (_dir, path) = database();
+        let mut up = job(7, "CREATE TABLE tags (t); INSERT INTO tags VALUES ('new');", ForeignKeys::On);
+        up.migration.down = Some(super::super::migration::Down {
+            path: PathBuf::from("0007_test.down.sql"),
+            sql: "DROP TABLE tags".into(),
+        });
+        let down = up.migration.reversed().unwrap();
+        let down = Job { mode: up.mode, migration: down };
+        assert!(
+            matches!(apply_to(&path, std::slice::from_ref(&down), &[]), Err(Error::Raced { .. })),
+            "not applied yet"
+        );
+        let before = print(&path);
+        apply_to(&path, &[up], &[]).unwrap();
+        let error = apply_to(&path, std::slice::from_ref(&down), &[]).unwrap_err();
+        assert!(matches!(&error, Error::Loss { losses, .. } if losses[0].word == "drop:tags"), "{error}");
+        apply_to(&path, &[down], &["drop:tags"]).unwrap();
+        let left: i64 = open_read(&path)
+            .unwrap()
+            .query_row("SELECT count(*) FROM schema_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(left, 0);
+        let after = print(&path);
+        assert_eq!(
+            (before.tables["orders"].clone(), after.tables.contains_key("tags")),
+            (after.tables["orders"].clone(), false)
+        );
     }
 
     #[test]

@@ -25,6 +25,17 @@ pub struct Migration {
     pub checksum: String,
     /// The file that takes it back, when there is one.
     pub down: Option<Down>,
+    /// Whether `sql` applies it or takes it back.
+    pub direction: Direction,
+}
+
+/// Whether a migration is applied or taken back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// Its line is added to `schema_version`.
+    Up,
+    /// Its line is removed.
+    Down,
 }
 
 /// How a migration is taken back.
@@ -46,6 +57,19 @@ pub struct Migrations {
 }
 
 impl Migration {
+    /// The migration that takes this one back: tried and applied like any other. `None` without a `.down.sql`.
+    #[must_use]
+    pub fn reversed(&self) -> Option<Migration> {
+        let down = self.down.as_ref()?;
+        Some(Migration {
+            path: down.path.clone(),
+            sql: down.sql.clone(),
+            down: None,
+            direction: Direction::Down,
+            ..self.clone()
+        })
+    }
+
     /// The name of its file, for messages.
     #[must_use]
     pub fn file(&self) -> String {
@@ -86,7 +110,8 @@ pub fn load(folder: &Path) -> Result<Migrations, Error> {
             continue;
         }
         let checksum = hex::encode(Sha256::digest(canonical(&sql)));
-        let migration = Migration { version, description, path, sql, checksum, down: None };
+        let migration =
+            Migration { version, description, path, sql, checksum, down: None, direction: Direction::Up };
         if let Some(other) = found.get(&version) {
             return Err(Error::Duplicate { version, first: other.path.clone(), second: migration.path });
         }

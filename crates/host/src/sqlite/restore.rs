@@ -846,4 +846,11 @@ mod tests {
         killed("WAL", 30);
         killed("DELETE", 15);
     }
+
+    #[test]
+    #[ignore = "minutes: the long form of the one above"]
+    fn killed_at_two_hundred_moments() {
+        killed("WAL", 130);
+        killed("DELETE", 70);
+    }
 }

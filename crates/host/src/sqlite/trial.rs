@@ -262,6 +262,7 @@ mod tests {
             sql: sql.to_owned(),
             checksum: String::new(),
             down: None,
+            direction: super::super::migration::Direction::Up,
         }
     }
 
