@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod backup;
 mod bad_input;
 mod crash;
 mod deploy;

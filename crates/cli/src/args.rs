@@ -136,8 +136,11 @@ Examples:
 Examples:
   plimsoll backup
   plimsoll backup list
+  plimsoll backup --db store.db --days 14
   plimsoll backup verify backups/store.db.backup.20260114_020301
-  plimsoll backup restore backups/store.db.backup.LATEST"
+  plimsoll backup restore backups/store.db.backup.LATEST
+  plimsoll backup restore backups/store.db.backup.LATEST --to /tmp/look.db
+  plimsoll backup prune --dry-run"
     )]
     Backup(BackupArgs),
 }
@@ -255,7 +258,14 @@ pub(crate) enum BackupCommand {
     /// Read a backup back and compare it with its manifest
     Verify(BackupVerifyArgs),
     /// Put a backup back into the database, or into a new file
+    ///
+    /// The backup is verified first, and what it replaces is kept as a backup of its own. Refused while the app has
+    /// the database open.
     Restore(BackupRestoreArgs),
+    /// Remove old backups, and say of each why it stays or goes
+    ///
+    /// The newest verified backup stays, and those of the last runs. What any rule keeps is kept.
+    Prune(BackupPruneArgs),
 }
 
 /// `backup verify`
@@ -280,8 +290,39 @@ pub(crate) struct BackupRestoreArgs {
     /// Do not ask before it begins
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Believe that nobody has the database open where that cannot be seen
+    ///
+    /// Needed only for a database that is damaged or of another page size, and only when other users' processes
+    /// cannot be looked into. A process that can be seen still keeps the restore from beginning.
+    #[arg(long)]
+    pub(crate) app_stopped: bool,
     #[command(flatten)]
     pub(crate) place: BackupPlace,
+}
+
+/// `backup prune`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct BackupPruneArgs {
+    #[command(flatten)]
+    pub(crate) place: BackupPlace,
+    /// Keep those of the last N days [default: as configured, else 14]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: Option<u32>,
+    /// Keep the last N
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) last: u32,
+    /// Keep the last one of each of the last N days that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) daily: u32,
+    /// Keep the last one of each of the last N weeks that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) weekly: u32,
+    /// Keep the last one of each of the last N months that have one
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) monthly: u32,
+    /// Show what would become of each, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// A revision goes to git as an argument: it must not look like an option.

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod error;
 mod follow;
+mod place;
 mod station;
 mod ui;
 mod wire;

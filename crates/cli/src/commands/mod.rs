@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod backup;
 mod check;
 mod deploy;
 mod history;
@@ -29,6 +30,6 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Status => history::status(&config()?, ui),
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
-        Command::Backup(_) => Err(Error::usage("not built yet")),
+        Command::Backup(backup) => backup::backup(&args.global, backup, ui),
     }
 }

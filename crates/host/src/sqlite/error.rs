@@ -164,6 +164,12 @@ impl Error {
         if app_defined(&why) {
             return Error::AppDefined { path, why };
         }
+        if let rusqlite::Error::SqliteFailure(failure, _) = source
+            && failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+        {
+            // A database in WAL mode needs 32 KiB beside it to be opened, also for reading.
+            return Error::Full { path, doing };
+        }
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Busy { path, doing },
             Some(ErrorCode::NotADatabase) => Error::NotADatabase { path },

@@ -1,0 +1,296 @@
+//! Backups from outside: made on a live database, verified, restored, pruned; with a configuration and without.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plimsoll_testkit::{Buyers, Sandbox, fault, shop};
+
+/// A database on its own, at rest, beside nothing else.
+fn alone(sandbox: &Sandbox) -> PathBuf {
+    let folder = sandbox.root().join("elsewhere");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("shop.db");
+    shop::seed(&file);
+    file
+}
+
+fn made(sandbox: &Sandbox, db: &Path) -> PathBuf {
+    let output = sandbox.plimsoll(&["backup", "--db", text(db), "--json"]);
+    let line = &output.exits(0).json()[0];
+    line["file"].as_str().unwrap().into()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn orders(db: &Path) -> i64 {
+    shop::number(db, "SELECT count(*) FROM orders")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Gives a backup another time, as the manifest and the name say it.
+fn age(backup: &Path, stamp: &str, time: &str) -> PathBuf {
+    let old = text(backup).rsplit_once(".backup.").unwrap().0;
+    let new = PathBuf::from(format!("{old}.backup.{stamp}"));
+    let manifest = fs::read_to_string(format!("{}.json", backup.display())).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    manifest["created_at"] = time.into();
+    manifest["file"] = new.file_name().unwrap().to_str().unwrap().into();
+    fs::copy(backup, &new).unwrap();
+    fs::write(format!("{}.json", new.display()), manifest.to_string()).unwrap();
+    new
+}
+
+#[test]
+fn a_backup_while_orders_come_in_is_whole_and_verified_with_the_papers_words() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    let buyers = Buyers::start(sandbox.port, 3);
+    buyers.place(20);
+    let output = sandbox.plimsoll(&["backup"]);
+    output.exits(0).says("✓ Backup database integrity verified").says("orders: ");
+    let latest = fs::canonicalize(sandbox.root().join("backups/store.db.backup.LATEST")).unwrap();
+    buyers.place(20);
+    let ledger = buyers.stop();
+    assert_eq!(ledger.lost(&sandbox.database()), Vec::<String>::new());
+    assert_eq!(shop::number(&latest, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    assert!(orders(&latest) > 200, "the orders that were there are in it");
+    let verified = sandbox.plimsoll(&["backup", "verify", text(&latest)]);
+    verified.exits(0).says("✓ Backup database integrity verified");
+    let by_name = sandbox.plimsoll(&["backup", "verify", "store.db.backup.LATEST", "--json"]);
+    assert_eq!(by_name.exits(0).json()[0]["sound"], true);
+    drop(serve);
+}
+
+#[test]
+fn without_a_configuration_a_database_is_enough_and_nothing_is_pruned_unasked() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let folder = db.parent().unwrap();
+    let before = fs::read(&db).unwrap();
+    let first = made(&sandbox, &db);
+    assert_eq!(first.parent(), Some(folder.join("backups").as_path()));
+    assert_eq!(fs::read(&db).unwrap(), before);
+    assert_eq!(names(folder), ["backups", "shop.db"], "no lock and no log is left");
+    let old = age(&first, "20200101_000000", "2020-01-01T00:00:00Z");
+    made(&sandbox, &db);
+    assert!(old.exists());
+    let output = sandbox.plimsoll(&["backup", "--db", text(&db), "--days", "30"]);
+    output.exits(0).says("removed: older than 30 days");
+    assert!(!old.exists());
+    let listed = sandbox.plimsoll(&["backup", "list", "--db", text(&db)]);
+    listed.exits(0).says("verified").says("manual");
+}
+
+#[test]
+fn a_missing_database_is_not_created_and_nor_is_a_folder_for_its_backups() {
+    let sandbox = Sandbox::new();
+    for command in [&["backup"][..], &["backup", "list"], &["backup", "prune"]] {
+        let output = sandbox.plimsoll(&[command, &["--db", "nowhere/none.db"]].concat());
+        assert!(matches!(output.code, Some(0 | 2)), "{}", output.said());
+    }
+    sandbox.plimsoll(&["backup", "--db", "none.db"]).exits(2).says("there is no database at");
+    assert!(!sandbox.root().join("none.db").exists() && !sandbox.root().join("backups").exists());
+    fs::write(sandbox.root().join("notes.db"), "no database at all, only some words ".repeat(40)).unwrap();
+    sandbox.plimsoll(&["backup", "--db", "notes.db"]).exits(2).says("not a SQLite database");
+}
+
+#[test]
+fn a_flipped_bit_is_found_also_in_a_compressed_backup_and_is_never_restored() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    for compress in [&[][..], &["--compress"]] {
+        let output = sandbox.plimsoll(&[&["backup", "--db", text(&db), "--json"], compress].concat());
+        let backup = PathBuf::from(output.exits(0).json()[0]["file"].as_str().unwrap());
+        assert_eq!(backup.extension().is_some_and(|end| end == "zst"), !compress.is_empty());
+        sandbox.plimsoll(&["backup", "verify", text(&backup)]).exits(0);
+        let mut bytes = fs::read(&backup).unwrap();
+        let place = bytes.len() / 2;
+        bytes[place] ^= 4;
+        fs::write(&backup, bytes).unwrap();
+        let output = sandbox.plimsoll(&["backup", "verify", text(&backup)]);
+        output.exits(1).says("SHA-256");
+        assert!(!output.said().contains("✓ Backup database integrity verified"), "{}", output.said());
+        let before = shop::dump(&db, &[]);
+        let output = sandbox.plimsoll(&["backup", "restore", text(&backup), "--db", text(&db), "--yes"]);
+        output.exits(1).says("not sound").says("the database is as it was");
+        assert_eq!(shop::dump(&db, &[]), before);
+    }
+}
+
+#[test]
+fn a_restore_brings_the_rows_back_and_keeps_what_it_replaced() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    for compress in [&[][..], &["--compress"]] {
+        let before = shop::dump(&db, &[]);
+        let output = sandbox.plimsoll(&[&["backup", "--db", text(&db), "--json"], compress].concat());
+        let backup = PathBuf::from(output.exits(0).json()[0]["file"].as_str().unwrap());
+        shop::open(&db).execute_batch("DELETE FROM order_items; DELETE FROM orders WHERE id > 3").unwrap();
+        let wrong = shop::dump(&db, &[]);
+        // Nobody is there to be asked.
+        let output = sandbox.plimsoll(&["backup", "restore", text(&backup), "--db", text(&db)]);
+        output.exits(3).says("orders has 200 rows instead of 3").says("--yes");
+        assert_eq!(shop::dump(&db, &[]), wrong);
+        let output =
+            sandbox.plimsoll(&["backup", "restore", text(&backup), "--db", text(&db), "--yes", "--json"]);
+        let line = &output.exits(0).json()[0];
+        assert_eq!(line["method"], "through");
+        assert_eq!(shop::dump(&db, &[]), before);
+        let kept = PathBuf::from(line["kept"].as_str().unwrap());
+        assert_eq!(shop::dump(&kept, &[]), wrong, "what was replaced is kept, whole");
+        let folder = db.parent().unwrap();
+        assert_eq!(names(folder), ["backups", "shop.db"], "no lock and no log is left");
+        fs::remove_dir_all(folder.join("backups")).unwrap();
+    }
+}
+
+#[test]
+fn a_database_that_is_gone_or_damaged_is_restored_and_the_damaged_one_is_kept() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let before = shop::dump(&db, &[]);
+    let backup = made(&sandbox, &db);
+    let restore = ["backup", "restore", text(&backup), "--db", text(&db), "--yes"];
+    fs::remove_file(&db).unwrap();
+    sandbox.plimsoll(&restore).exits(0).says("as a new file");
+    assert_eq!(shop::dump(&db, &[]), before);
+    fs::write(&db, b"this was a shop once").unwrap();
+    // The test may run where some process cannot be looked into; then somebody must vouch for it.
+    let first = sandbox.plimsoll(&restore);
+    let output = match first.code {
+        Some(3) => {
+            first.says("--app-stopped");
+            assert_eq!(fs::read(&db).unwrap(), b"this was a shop once");
+            sandbox.plimsoll(&[&restore[..], &["--app-stopped"]].concat())
+        }
+        _ => first,
+    };
+    output.exits(0).says(".damaged.");
+    assert_eq!(shop::dump(&db, &[]), before);
+    let folder = db.parent().unwrap().join("backups");
+    let damaged = names(&folder).into_iter().find(|name| name.contains(".damaged.")).unwrap();
+    assert_eq!(fs::read(folder.join(damaged)).unwrap(), b"this was a shop once");
+}
+
+#[test]
+fn a_restore_into_a_new_file_touches_no_database_and_replaces_none() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let backup = made(&sandbox, &db);
+    let before = fs::read(&db).unwrap();
+    let restore = ["backup", "restore", text(&backup), "--to", "look.db"];
+    sandbox.plimsoll(&restore).exits(0);
+    let look = sandbox.root().join("look.db");
+    assert_eq!(shop::dump(&look, &[]), shop::dump(&db, &[]));
+    assert_eq!(fs::read(&db).unwrap(), before);
+    sandbox.plimsoll(&restore).exits(2).says("is there already");
+}
+
+#[test]
+fn under_a_running_app_a_restore_is_refused_with_ways_out() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    sandbox.plimsoll(&["backup"]).exits(0);
+    let before = shop::dump(&sandbox.database(), &[]);
+    let latest = "backups/store.db.backup.LATEST";
+    let output = sandbox.plimsoll(&["backup", "restore", latest, "--yes"]);
+    output.exits(3).says("plimsoll rollback").says("--to /tmp/look.db");
+    // Naming the file does not go round the app's lock.
+    let by_file = ["backup", "restore", latest, "--db", "shared/store.db", "--yes"];
+    sandbox.plimsoll(&by_file).exits(3).says("plimsoll rollback");
+    assert_eq!(shop::dump(&sandbox.database(), &[]), before);
+    drop(serve);
+    shop::open(&sandbox.database()).execute("DELETE FROM regions", []).unwrap();
+    sandbox.plimsoll(&["backup", "restore", latest, "--yes"]).exits(0).says("start the app again");
+    assert_eq!(shop::number(&sandbox.database(), "SELECT count(*) FROM regions"), 3);
+}
+
+#[test]
+fn a_database_that_some_process_has_open_is_not_restored_under_it() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let backup = made(&sandbox, &db);
+    let open = shop::open(&db);
+    open.execute("DELETE FROM regions", []).unwrap();
+    let restore = ["backup", "restore", text(&backup), "--db", text(&db), "--yes"];
+    let output = sandbox.plimsoll(&restore);
+    output.exits(3).says(&format!("process {}", std::process::id()));
+    assert_eq!(shop::number(&db, "SELECT count(*) FROM regions"), 0);
+    drop(open);
+    sandbox.plimsoll(&restore).exits(0);
+    assert_eq!(shop::number(&db, "SELECT count(*) FROM regions"), 3);
+}
+
+#[test]
+fn pruning_says_of_each_why_and_a_dry_run_removes_nothing() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let newest = made(&sandbox, &db);
+    let old = [
+        ("20200105_100000", "2020-01-05"),
+        ("20200210_100000", "2020-02-10"),
+        ("20200211_100000", "2020-02-11"),
+    ]
+    .map(|(stamp, day)| age(&newest, stamp, &format!("{day}T10:00:00Z")));
+    // Its manifest is gone: whose it is and whether it is good is unknown.
+    let unknown = PathBuf::from(text(&newest).rsplit_once('.').unwrap().0.to_owned() + ".20190101_000000");
+    fs::copy(&newest, &unknown).unwrap();
+    let prune = ["backup", "prune", "--db", text(&db), "--days", "2", "--monthly", "3"];
+    let dry = sandbox.plimsoll(&[&prune[..], &["--dry-run"]].concat());
+    dry.exits(0).says("would be removed").says("monthly rule").says("the newest verified backup");
+    assert!(old.iter().all(|path| path.exists()), "a dry run has removed something");
+    let output = sandbox.plimsoll(&[&prune[..], &["--json"]].concat());
+    let fates = output.exits(0).json();
+    assert_eq!(fates.len(), 5);
+    assert!(fates.iter().all(|fate| !fate["reason"].as_str().unwrap().is_empty()));
+    let there = old.each_ref().map(|path| path.exists());
+    assert_eq!(there, [true, false, true], "the last of each month stays");
+    assert!(newest.exists() && unknown.exists());
+    assert!(!PathBuf::from(format!("{}.json", old[1].display())).exists(), "its manifest goes with it");
+}
+
+#[test]
+fn what_the_last_runs_need_is_never_pruned() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    let before_deploy = fs::canonicalize(sandbox.root().join("backups/store.db.backup.LATEST")).unwrap();
+    let old = age(&before_deploy, "20200101_000000", "2020-01-01T00:00:00Z");
+    sandbox.plimsoll(&["backup"]).exits(0);
+    let output = sandbox.plimsoll(&["backup", "prune", "--days", "1"]);
+    output.exits(0).says("run 000001 may need it");
+    assert!(old.exists());
+    drop(serve);
+}
+
+#[test]
+fn a_disk_that_fills_up_leaves_no_partial_backup_and_the_old_one() {
+    let sandbox = match Sandbox::on_small_disk(8 * 1024) {
+        Ok(sandbox) => sandbox,
+        Err(why) => return fault::skipped("a backup on a full disk", &why),
+    };
+    let db = sandbox.database();
+    shop::open(&db)
+        .execute_batch(
+            "CREATE TABLE pictures (bytes BLOB); INSERT INTO pictures VALUES (randomblob(1500000));",
+        )
+        .unwrap();
+    sandbox.plimsoll(&["backup"]).exits(0);
+    let backups = sandbox.root().join("backups");
+    let before = names(&backups);
+    for leave_kib in [1_000, 1_600, 64, 0] {
+        let ballast = sandbox.disk().unwrap().fill(leave_kib);
+        let output = sandbox.plimsoll(&["backup"]);
+        output.exits(1).says("room").says("there is no new backup");
+        fs::remove_file(ballast).unwrap();
+        assert_eq!(names(&backups), before, "with {leave_kib} KiB");
+    }
+    sandbox.plimsoll(&["backup", "verify", "store.db.backup.LATEST"]).exits(0);
+}
