@@ -2,6 +2,7 @@
 //! the engine itself. It owns the lock; there is one at a time for an app.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use plimsoll_core::check::Verdict;
@@ -52,6 +53,15 @@ pub(crate) fn asks(request: &Request) -> bool {
     matches!(request, Request::Deploy { ask: true, .. } | Request::Rollback { ask: true, .. })
 }
 
+/// As long as it lives, the current release is being started.
+struct Starting<'a>(&'a AtomicBool);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A run that is going on.
 struct Going {
     run: u32,
@@ -82,6 +92,8 @@ pub(crate) struct Station {
     /// One run at a time.
     engine: Mutex<()>,
     going: Mutex<Option<Going>>,
+    /// Whether the current release is being started, outside of any run.
+    starting: AtomicBool,
 }
 
 impl Station {
@@ -110,6 +122,7 @@ impl Station {
             handles,
             engine: Mutex::new(()),
             going: Mutex::new(None),
+            starting: AtomicBool::new(false),
         }
     }
 
@@ -147,7 +160,11 @@ impl Station {
     /// The run cannot be resolved, or its journal not be read: the door must stay shut.
     pub(crate) fn settle(&self, ended: Vec<String>, onlooker: &Onlooker) -> Result<(), Failure> {
         let _alone = self.after_runs();
-        let Some(run) = self.runs.unfinished()? else { return Ok(()) };
+        let _starting = self.starting();
+        let Some(run) = self.runs.unfinished()? else {
+            self.write_missing_reports(onlooker);
+            return Ok(());
+        };
         match self.take_over(run, ended, Vec::new(), onlooker)? {
             Reply::Outcome { ending: None, failure: Some(failure), .. } => Err(failure),
             _ => Ok(()),
@@ -160,6 +177,7 @@ impl Station {
     /// It does not start; the door is as it was.
     pub(crate) fn open_current(&self) -> Result<bool, Failure> {
         let _alone = self.after_runs();
+        let _starting = self.starting();
         if self.runs.unfinished()?.is_some() {
             // Somebody else began a run meanwhile, and it did not end well; it decides who is let in.
             return Ok(true);
@@ -168,6 +186,22 @@ impl Station {
         self.service.lock().unwrap_or_else(PoisonError::into_inner).start(&current, None)?;
         self.gate(0).open(&current)?;
         Ok(true)
+    }
+
+    fn starting(&self) -> Starting<'_> {
+        self.starting.store(true, Ordering::SeqCst);
+        Starting(&self.starting)
+    }
+
+    /// A crash right after the last event of a run leaves it without its report.
+    fn write_missing_reports(&self, onlooker: &Onlooker) {
+        let Ok(Some(run)) = self.runs.latest() else { return };
+        if self.runs.folder(run).join("report.json").exists() {
+            return;
+        }
+        if let Err(failure) = self.write_reports(run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
+        }
     }
 
     fn gate(&self, run: u32) -> Box<dyn plimsoll_core::ports::Gate> {
@@ -179,6 +213,8 @@ impl Station {
         let engine = match self.engine.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Starting the current release is no run; it is waited for.
+            Err(TryLockError::WouldBlock) if self.starting.load(Ordering::SeqCst) => self.after_runs(),
             Err(TryLockError::WouldBlock) => return self.while_going(&request),
         };
         let reply = match request {

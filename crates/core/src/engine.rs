@@ -8,6 +8,9 @@ use crate::plan::{Decision, Limits, Refusal, Rehearsal, Release, ReleaseId, Step
 use crate::ports::{Failure, FailureKind, Moment, Ports};
 use crate::record::{Ending, Entry, Event, Kind, Order, State, exit, exit_code};
 
+/// How long a release that does not come up may take to be ended.
+const ENDING_MS: u64 = 500;
+
 /// How a run ended, for whoever asked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -286,7 +289,9 @@ impl<'a> Engine<'a> {
             return self.ports.clock.now().plus_ms(24 * 3_600_000);
         };
         let restore_ms = self.state.rehearsal.as_ref().map_or(0, |r| r.restore_ms);
-        let reserve_ms = (restore_ms + self.limits.restart_ms).clamp(200, self.limits.hold_budget_ms / 2);
+        // Ending what does not come up takes its time too.
+        let reserve_ms = restore_ms + self.limits.restart_ms + ENDING_MS;
+        let reserve_ms = reserve_ms.min(self.limits.hold_budget_ms / 2);
         Moment(until.0.saturating_sub(reserve_ms))
     }
 

@@ -55,6 +55,22 @@ impl Keep {
         Ok(folder.join(name))
     }
 
+    /// Keeps the room on the disk that the way back needs: what it replaces is kept as a backup, and a log as large as
+    /// the database may be written.
+    pub(super) fn reserve(&self, database_bytes: u64) -> Result<(), Failure> {
+        let path = self.at("reserve");
+        let bytes = 3 * database_bytes + (8 << 20);
+        let failed = |e: std::io::Error| io_failure("the room that an undo needs", &path, &e);
+        let file = fs::File::create(&path).map_err(failed)?;
+        match durable::reserve(&file, &path, 0, bytes) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                durable::remove(&path)?;
+                Err(error.into())
+            }
+        }
+    }
+
     /// There was no database; the way back is that there is none again.
     pub(super) fn note_absent(&self) -> Result<(), Failure> {
         self.note("pre.absent")
@@ -102,6 +118,8 @@ impl Keep {
         control: &mut Control<'_>,
     ) -> Result<Restored, Failure> {
         let nothing = Restored { changed: false, checks: Vec::new() };
+        // Now is when it is needed.
+        durable::remove(&self.at("reserve"))?;
         if self.has("restored") {
             return Ok(nothing);
         }
@@ -225,9 +243,14 @@ impl Keep {
 
     /// Removes what only the run needed. What was set aside stays.
     pub(super) fn tidy(&self) -> Result<(), Failure> {
-        for name in ["pre.db", "post.db", "pre.absent", "smoke-wrote"] {
+        for name in ["pre.db", "post.db", "pre.absent", "smoke-wrote", "reserve"] {
             durable::remove(&self.at(name))?;
         }
+        self.sweep()
+    }
+
+    /// Removes what was tried on.
+    pub(super) fn sweep(&self) -> Result<(), Failure> {
         let scratch = self.at("scratch");
         if scratch.exists() {
             fs::remove_dir_all(&scratch).map_err(|e| io_failure("the scratch folder", &scratch, &e))?;

@@ -416,6 +416,9 @@ impl Database for RunDatabase {
                 (rehearsal, vec![Check::unknown("pre.staging", "Migrations on a copy", why)])
             }
         };
+        // The copies that were tried on make room for it.
+        self.keep.sweep()?;
+        self.keep.reserve(self.backup.as_ref().map_or(0, |backup| backup.manifest.bytes))?;
         checks.push(
             Check::pass("pre.rollback", "Rollback prepared")
                 .with("mode", "undo before the commit point; code-only after it while the schema is the same")

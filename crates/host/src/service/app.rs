@@ -23,7 +23,7 @@ const GOOD_ANSWERS: u32 = 2;
 /// How long one answer may take.
 const ONE_ANSWER: Duration = Duration::from_secs(2);
 /// How long an app that did not start has to stop. It serves nobody, and a hold may be waiting for the undo.
-const FAILED_GRACE: Duration = Duration::from_secs(2);
+const FAILED_GRACE: Duration = Duration::from_millis(300);
 
 /// How the app is run: `[service]` of kind `process`, resolved.
 #[derive(Clone)]
