@@ -5,9 +5,10 @@ export CARGO_TERM_COLOR ?= auto
 
 .PHONY: demo test lint fmt bench advisories tools
 
+# One build for all three: apart, they would need different features of the same packages, and build those twice.
 demo:
-	$(CARGO) build --release -p plimsoll -p greengrocer
-	$(CARGO) run --release -q -p plimsoll-testkit --bin demo
+	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo
+	"$${CARGO_TARGET_DIR:-target}/release/demo"
 
 test: tools
 	$(CARGO) fmt --all --check
