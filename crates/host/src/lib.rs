@@ -9,6 +9,7 @@ pub mod lock;
 pub mod logfile;
 pub mod probe;
 pub mod process;
+pub mod rehearsal;
 pub mod release;
 pub mod service;
 pub mod sqlite;

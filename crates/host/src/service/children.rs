@@ -28,13 +28,21 @@ struct Child {
 pub struct Children {
     root: PathBuf,
     list: Arc<Mutex<Vec<Child>>>,
+    /// Whether the list is written to its file.
+    kept: bool,
 }
 
 impl Children {
     /// The list for the app at `root`, empty: [`end_leftovers`] comes first.
     #[must_use]
     pub fn of(root: &Path) -> Children {
-        Children { root: root.to_owned(), list: Arc::default() }
+        Children { root: root.to_owned(), list: Arc::default(), kept: true }
+    }
+
+    /// Children that only their mark makes known: beside a list of the same app that somebody else keeps.
+    #[must_use]
+    pub fn unlisted(root: &Path) -> Children {
+        Children { kept: false, ..Children::of(root) }
     }
 
     /// The mark that a child of this role carries.
@@ -66,6 +74,9 @@ impl Children {
     fn change(&self, change: impl FnOnce(&mut Vec<Child>)) -> Result<(), durable::Error> {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut list);
+        if !self.kept {
+            return Ok(());
+        }
         let path = file(&self.root);
         if let Some(folder) = path.parent() {
             durable::create_dir(folder, durable::PRIVATE_DIR)?;

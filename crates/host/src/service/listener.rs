@@ -21,7 +21,8 @@ pub(crate) enum Owner {
 /// Looks whether the listeners on `port` belong to `processes`.
 pub(crate) fn owner(port: u16, processes: &[Identity]) -> Owner {
     let mut wanted = BTreeSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    // Of this thread and not of the process: a rehearsal's thread has a network of its own.
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         match std::fs::read_to_string(table) {
             Ok(text) => wanted.extend(listening(&text, port)),
             // A kernel without IPv6 has only the first.
