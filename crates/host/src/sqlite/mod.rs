@@ -4,6 +4,7 @@
 //! look, drops the locks that SQLite holds on them (POSIX locks belong to the process, not to the descriptor).
 
 pub mod backup;
+pub mod carry;
 pub mod census;
 mod compressed;
 pub mod connection;

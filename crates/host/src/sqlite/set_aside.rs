@@ -46,28 +46,55 @@ pub fn write(
     why: &str,
     stop: &Stop,
 ) -> Result<Option<SetAside>, Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let (database, sql) = (Partial::new(folder, &name)?, Partial::new(folder, &format!("{name}.sql"))?);
-    let mut tables: BTreeMap<String, u64> = BTreeMap::new();
-    let mut sheet = Sheet::begin(database.path())?;
-    let mut text = Text::begin(sql.path(), why)?;
-    diff::each(first, second, stop, &mut |table, row| {
-        *tables.entry(table.to_owned()).or_default() += 1;
-        sheet.add(table, &row)?;
-        text.add(table, &row)
-    })?;
-    if tables.is_empty() {
-        return Ok(None);
+    let mut writer = Writer::begin(path, why)?;
+    diff::each(first, second, stop, &mut |table, row| writer.add(table, &row, None))?;
+    writer.end()
+}
+
+/// Both files in the making.
+pub(crate) struct Writer {
+    path: PathBuf,
+    tables: BTreeMap<String, u64>,
+    sheet: Sheet,
+    text: Text,
+    // Last: what writes to a file is closed before the file is removed or named.
+    database: Partial,
+    sql: Partial,
+}
+
+impl Writer {
+    pub(crate) fn begin(path: &Path, why: &str) -> Result<Self, Error> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (database, sql) = (Partial::new(folder, &name)?, Partial::new(folder, &format!("{name}.sql"))?);
+        let sheet = Sheet::begin(database.path())?;
+        let text = Text::begin(sql.path(), why)?;
+        Ok(Writer { path: path.to_owned(), tables: BTreeMap::new(), sheet, text, database, sql })
     }
-    sheet.end()?;
-    text.end()?;
-    let sql_path = beside(path, ".sql");
-    let taken = |path: &Path| Error::io(path, "create", std::io::ErrorKind::AlreadyExists.into());
-    sql.publish(&sql_path)?.map_err(|_| taken(&sql_path))?;
-    // The database last: whoever finds it finds the text too.
-    database.publish(path)?.map_err(|_| taken(path))?;
-    Ok(Some(SetAside { database: path.to_owned(), sql: sql_path, tables }))
+
+    /// `reason` says why this one is set aside. A row that has one may stand elsewhere with other values than those
+    /// before, so its SQL does not ask for them.
+    pub(crate) fn add(&mut self, table: &str, row: &RowChange, reason: Option<&str>) -> Result<(), Error> {
+        *self.tables.entry(table.to_owned()).or_default() += 1;
+        self.sheet.add(table, row, reason)?;
+        self.text.add(table, row, reason)
+    }
+
+    /// Gives both files their names; `None`, and no file, when nothing was added.
+    pub(crate) fn end(self) -> Result<Option<SetAside>, Error> {
+        let Writer { path, tables, sheet, text, database, sql } = self;
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        sheet.end()?;
+        text.end()?;
+        let sql_path = beside(&path, ".sql");
+        let taken = |path: &Path| Error::io(path, "create", std::io::ErrorKind::AlreadyExists.into());
+        sql.publish(&sql_path)?.map_err(|_| taken(&sql_path))?;
+        // The database last: whoever finds it finds the text too.
+        database.publish(&path)?.map_err(|_| taken(&path))?;
+        Ok(Some(SetAside { database: path, sql: sql_path, tables }))
+    }
 }
 
 /// The database: values keep their types.
@@ -85,20 +112,20 @@ impl Sheet {
                 "PRAGMA synchronous = OFF; BEGIN;
                  CREATE TABLE set_aside (
                      row INTEGER NOT NULL, table_name TEXT NOT NULL, what TEXT NOT NULL,
-                     is_key INTEGER NOT NULL, column_name TEXT NOT NULL, old_value, new_value
+                     is_key INTEGER NOT NULL, column_name TEXT NOT NULL, old_value, new_value, reason TEXT
                  );",
             )
             .map_err(|e| Error::of(path, "setting rows aside", &e))?;
         Ok(Sheet { connection, path: path.to_owned(), row: 0 })
     }
 
-    fn add(&mut self, table: &str, row: &RowChange) -> Result<(), Error> {
+    fn add(&mut self, table: &str, row: &RowChange, reason: Option<&str>) -> Result<(), Error> {
         self.row += 1;
         let number = self.row;
         let put = |what: &str, key: bool, column: &str, old: Option<&Value>, new: Option<&Value>| {
             self.connection.execute(
-                "INSERT INTO set_aside VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                rusqlite::params![number, table, what, key, column, old, new],
+                "INSERT INTO set_aside VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                rusqlite::params![number, table, what, key, column, old, new, reason],
             )
         };
         let put_all = || -> rusqlite::Result<()> {
@@ -150,8 +177,12 @@ impl Text {
         Ok(text)
     }
 
-    fn add(&mut self, table: &str, row: &RowChange) -> Result<(), Error> {
-        self.line(&statement(table, row))
+    fn add(&mut self, table: &str, row: &RowChange, reason: Option<&str>) -> Result<(), Error> {
+        let statement = statement(table, row, reason.is_none());
+        match reason {
+            Some(reason) => self.line(&format!("{statement} -- {reason}")),
+            None => self.line(&statement),
+        }
     }
 
     fn line(&mut self, line: &str) -> Result<(), Error> {
@@ -164,7 +195,7 @@ impl Text {
 }
 
 /// The statement that would make the change again.
-fn statement(table: &str, row: &RowChange) -> String {
+fn statement(table: &str, row: &RowChange, guarded: bool) -> String {
     let table = quoted(table);
     let list = |values: &[(String, Value)], joint: &str, sign: &dyn Fn(&Value) -> &'static str| {
         let parts = values
@@ -199,12 +230,12 @@ fn statement(table: &str, row: &RowChange) -> String {
                 values.iter().map(|(column, _, new)| (column.clone(), new.clone())).collect();
             let old: Vec<(String, Value)> =
                 values.iter().map(|(column, old, _)| (column.clone(), old.clone())).collect();
-            format!(
-                "UPDATE {table} SET {} WHERE {} AND {};",
-                list(&set, ", ", &|_| "="),
-                given(&row.key),
-                given(&old)
-            )
+            let (set, key) = (list(&set, ", ", &|_| "="), given(&row.key));
+            if guarded {
+                format!("UPDATE {table} SET {set} WHERE {key} AND {};", given(&old))
+            } else {
+                format!("UPDATE {table} SET {set} WHERE {key}; -- before: {}", list(&old, ", ", &|_| "="))
+            }
         }
     }
     .replace(['\n', '\r'], " ")

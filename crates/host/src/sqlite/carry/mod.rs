@@ -1,0 +1,735 @@
+//! Carry-over: going back to the database before a migration without losing what users wrote after it.
+//!
+//! Three databases: PRE, before the migration; POST, right after it; NOW. Whatever differs between POST and NOW is the
+//! users' (the migration's own work is between PRE and POST) and is made again in a copy of PRE, by column name and
+//! column by column. What has no place there is set aside, with the reason. Nothing here touches the live database: the
+//! result lies beside it, and [`restore::into`](super::restore::into) puts it in place.
+
+mod apply;
+mod aside;
+mod gates;
+mod keys;
+mod ledger;
+mod plan;
+mod shape;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use self::plan::Mapping;
+pub use self::plan::Rename;
+use self::shape::{Shapes, faithful, of};
+use super::connection::{ForeignKeys, open_finished, open_own, quoted};
+use super::copy::copy_and;
+use super::diff::Side;
+use super::fingerprint::{Depth, Fingerprint, Known};
+use super::partial::Partial;
+use super::schema;
+use super::set_aside::{SetAside, Writer};
+use super::{Control, Limits, Phase};
+
+/// Why a difference was not applied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Reason {
+    /// The backup has no such table.
+    NoTable,
+    /// The backup's table has no such column.
+    NoColumn,
+    /// The migration itself rewrote this value, so what it means may have changed; or the release changed the table
+    /// again afterwards.
+    MigrationChanged,
+    /// The row that changed is not in the backup.
+    RowNotInBackup,
+    /// Another row has this unique value.
+    Unique,
+    /// The backup's table wants a value here.
+    NotNull,
+    /// A CHECK of the backup's table refuses it.
+    Check,
+    /// The row that it refers to is not there, or others still refer to it.
+    #[serde(rename = "FK")]
+    ForeignKey,
+    /// The rows cannot be paired: no key, or another one.
+    NoKey,
+    /// The backup's column would store it as something else.
+    Type,
+    /// The table needs something that only the app defines.
+    AppDefined,
+}
+
+impl Reason {
+    const ALL: [Reason; 11] = [
+        Reason::NoTable,
+        Reason::NoColumn,
+        Reason::MigrationChanged,
+        Reason::RowNotInBackup,
+        Reason::Unique,
+        Reason::NotNull,
+        Reason::Check,
+        Reason::ForeignKey,
+        Reason::NoKey,
+        Reason::Type,
+        Reason::AppDefined,
+    ];
+
+    /// The word in files and reports.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Reason::NoTable => "NO_TABLE",
+            Reason::NoColumn => "NO_COLUMN",
+            Reason::MigrationChanged => "MIGRATION_CHANGED",
+            Reason::RowNotInBackup => "ROW_NOT_IN_BACKUP",
+            Reason::Unique => "UNIQUE",
+            Reason::NotNull => "NOT_NULL",
+            Reason::Check => "CHECK",
+            Reason::ForeignKey => "FK",
+            Reason::NoKey => "NO_KEY",
+            Reason::Type => "TYPE",
+            Reason::AppDefined => "APP_DEFINED",
+        }
+    }
+
+    fn of(code: &str) -> Option<Self> {
+        Reason::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// What to carry, and where to.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// The finished snapshot from before the migration.
+    pub pre: &'a Path,
+    /// The finished snapshot from right after it.
+    pub post: &'a Path,
+    /// The database as it is. A live one is copied first; its writers must be held for the result to be of use.
+    pub now: Side<'a>,
+    /// The new file. It must not exist.
+    pub out: &'a Path,
+    /// The new file for what is set aside; its SQL goes to the same name + `.sql`. Neither may exist.
+    pub aside: &'a Path,
+    /// Renames that cannot be recognised, such as that of a column without values.
+    pub renames: &'a [Rename],
+    /// How far copying a live database may go at the app's expense.
+    pub limits: Limits,
+}
+
+/// What became of a table's differences: a row that came or went is one, and so is each changed value of a row.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// Made in the result.
+    pub applied: u64,
+    /// The result had it already.
+    pub equal: u64,
+    /// In the file, by reason.
+    pub set_aside: BTreeMap<Reason, u64>,
+}
+
+impl Tally {
+    /// All that was set aside.
+    #[must_use]
+    pub fn aside(&self) -> u64 {
+        self.set_aside.values().sum()
+    }
+
+    /// All differences.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.applied + self.equal + self.aside()
+    }
+}
+
+/// The database with everything that could be carried.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// The result: verified, on the disk, not yet in place.
+    pub out: PathBuf,
+    /// What became of the differences, per table as it is named now. Only tables with differences.
+    pub tables: BTreeMap<String, Tally>,
+    /// What was set aside; `None` when all could be carried.
+    pub set_aside: Option<SetAside>,
+    /// Columns that the migration rewrote in some row, per table of the backup: whatever was carried into them may
+    /// mean something else there. Only of tables with differences.
+    pub rewritten: BTreeMap<String, Vec<String>>,
+    /// Renames that the migration made.
+    pub renames: Vec<Rename>,
+    /// Tables without AUTOINCREMENT where a row was set aside with the highest number: the next new row could get it.
+    pub reusable: BTreeMap<String, i64>,
+    /// What could not be checked or carried, in words.
+    pub unchecked: Vec<String>,
+    /// What NOW held: [`Guard::Equals`](super::restore::Guard::Equals) of the restore.
+    pub now: Fingerprint,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Carried {
+    /// The acknowledgements that are not among those given.
+    #[must_use]
+    pub fn unacknowledged(&self, given: &[String]) -> Vec<String> {
+        words(self).into_iter().filter(|word| !given.contains(word)).collect()
+    }
+}
+
+/// The acknowledgements that a person must give before the result may be put in place: `set-aside:TABLE`.
+#[must_use]
+pub fn words(carried: &Carried) -> Vec<String> {
+    let lossy = carried.tables.iter().filter(|(_, tally)| tally.aside() > 0);
+    lossy.map(|(table, _)| format!("set-aside:{table}")).collect()
+}
+
+/// Why there is no result. The live database was not touched, and no file was left.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One of the databases could not be read, or the result not written.
+    #[error(transparent)]
+    Sqlite(#[from] super::Error),
+    /// The result was made and is not what it must be.
+    #[error("the carried database is not sound: {}", failures.join("; "))]
+    Gate {
+        /// What does not hold.
+        failures: Vec<String>,
+    },
+}
+
+impl Error {
+    /// What to do next, in one sentence.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::Sqlite(error) => error.hint(),
+            Error::Gate { .. } => {
+                "Keep serving with the new release; the snapshots of the run are untouched."
+            }
+        }
+    }
+}
+
+/// Makes [`Options::out`]: PRE with whatever users wrote between POST and NOW.
+///
+/// # Errors
+/// The live database is untouched in every case, and neither file is there. [`Error::Gate`] when the result does not
+/// hold what it must.
+pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carried, Error> {
+    let began = Instant::now();
+    let folder =
+        options.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = options.out.file_name().unwrap_or_default().to_string_lossy();
+    let snapshot;
+    let now = match options.now {
+        Side::Finished(path) => path,
+        Side::Live(path) => {
+            snapshot = Partial::new(folder, &format!("{name}.now"))?;
+            copy_and(path, &snapshot, &options.limits, control, &mut |_, _, _, _| Ok(()))?;
+            snapshot.path()
+        }
+    };
+    let out = Partial::new(folder, &name)?;
+    copy_and(options.pre, &out, &options.limits, control, &mut |_, _, _, _| Ok(()))?;
+    let scratch = Partial::new(folder, &format!("{name}.work"))?;
+    let mut writer = Writer::begin(options.aside, "a rollback that could not carry them")?;
+    let holds = Fingerprint::of(now, Depth::Content, control)?;
+    let stop = control.stop.clone();
+    let failed =
+        |e: rusqlite::Error| -> super::Error { super::fingerprint::interrupted(out.path(), &e, &stop) };
+    let shapes = |path: &Path| -> Result<(Shapes, BTreeMap<String, i64>, i64), Error> {
+        let connection = open_finished(path)?;
+        let read = || {
+            Ok((
+                Shapes::read(&connection)?,
+                schema::sequences(&connection)?,
+                connection.query_row("PRAGMA user_version", [], |row| row.get(0))?,
+            ))
+        };
+        read().map_err(|e| super::Error::of(path, "reading the schema", &e).into())
+    };
+    let (post_shapes, post_sequences, post_version) = shapes(options.post)?;
+    let (now_shapes, now_sequences, now_version) = shapes(now)?;
+    let mut connection = open_own(out.path(), ForeignKeys::Off)?;
+    control.stop.interrupts(&mut connection);
+    let pre_shapes = Shapes::read(&connection).map_err(failed)?;
+    attach(&connection, options.post, now, scratch.path()).map_err(failed)?;
+    let mut carry =
+        Carry { connection, pre: pre_shapes, mappings: Vec::new(), entries: 0, unchecked: Vec::new() };
+    let (mappings, renames) =
+        plan::mappings(&carry.connection, &carry.pre, &post_shapes, &now_shapes, options.renames)
+            .map_err(failed)?;
+    carry.mappings = mappings;
+    let total = carry.mappings.len() as u64;
+    carry.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    ledger::begin(&carry.connection, &carry.mappings).map_err(failed)?;
+    for number in 0..carry.mappings.len() {
+        control.tell(Phase::Reading, number as u64, total, "tables");
+        carry.entries += carry.write_down(number).map_err(failed)?;
+    }
+    control.tell(Phase::Reading, total, total, "tables");
+    for beyond in now_shapes.beyond {
+        carry
+            .unchecked
+            .push(format!("the rows of the virtual table {beyond} can be neither compared nor carried"));
+    }
+    if post_version != now_version {
+        carry
+            .unchecked
+            .push(format!("user_version went from {post_version} to {now_version} and was not carried"));
+    }
+    let rewritten = carry.rewritten().map_err(failed)?;
+    carry.apply(&stop)?;
+    carry.raise(&renames, &[post_sequences, now_sequences]).map_err(failed)?;
+    let reusable = carry.reusable().map_err(failed)?;
+    aside::write(&carry.connection, &carry.mappings, out.path(), &mut writer)?;
+    let tables = carry.tallies().map_err(failed)?;
+    carry.connection.execute_batch("COMMIT").map_err(failed)?;
+    control.tell(Phase::Checking, 0, 1, "databases");
+    carry.check_whole().map_err(failed)??;
+    control.tell(Phase::Checking, 1, 1, "databases");
+    let Carry { connection, unchecked, .. } = carry;
+    connection.close().map_err(|(_, e)| super::Error::of(out.path(), "closing the result", &e))?;
+    let set_aside = writer.end()?;
+    let exists = || super::Error::io(options.out, "create", std::io::ErrorKind::AlreadyExists.into());
+    let published = out.publish(options.out).and_then(|taken| taken.map_err(|_| exists()));
+    if let Err(error) = published {
+        for file in set_aside.iter().flat_map(|aside| [&aside.database, &aside.sql]) {
+            crate::durable::remove(file).map_err(super::Error::from)?;
+        }
+        return Err(error.into());
+    }
+    let out = options.out.to_owned();
+    Ok(Carried {
+        out,
+        tables,
+        set_aside,
+        rewritten,
+        renames,
+        reusable,
+        unchecked,
+        now: holds,
+        took: began.elapsed(),
+    })
+}
+
+fn attach(connection: &Connection, post: &Path, now: &Path, work: &Path) -> rusqlite::Result<()> {
+    // Their effects are among the differences already.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    for (path, name, flags) in
+        [(post, "post", "?mode=ro&immutable=1"), (now, "now", "?mode=ro&immutable=1"), (work, "work", "")]
+    {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+        let escaped = percent_encoding::percent_encode(bytes, percent_encoding::NON_ALPHANUMERIC);
+        connection.execute(&format!("ATTACH ?1 AS {name}"), [format!("file:{escaped}{flags}")])?;
+    }
+    // Synced once when it gets its name; the scratch never.
+    connection.execute_batch("PRAGMA main.synchronous = OFF; PRAGMA work.synchronous = OFF;")
+}
+
+struct Carry {
+    connection: Connection,
+    pre: Shapes,
+    mappings: Vec<Mapping>,
+    entries: u64,
+    unchecked: Vec<String>,
+}
+
+impl Carry {
+    fn write_down(&self, number: usize) -> rusqlite::Result<u64> {
+        let mapping = &self.mappings[number];
+        let entries = ledger::write(&self.connection, number, mapping)?;
+        if entries > 0 {
+            ledger::judge(&self.connection, number, mapping)?;
+            ledger::judge_types(&self.connection, number, mapping)?;
+        }
+        Ok(entries)
+    }
+
+    /// Applies until the foreign keys are no worse than before: what made them so is set aside, and all is done anew.
+    fn apply(&mut self, stop: &super::Stop) -> Result<(), Error> {
+        let path = PathBuf::from(self.connection.path().unwrap_or_default());
+        let failed =
+            |e: rusqlite::Error| -> super::Error { super::fingerprint::interrupted(&path, &e, stop) };
+        let before = gates::counts(&self.connection, &self.pre).map_err(failed)?;
+        let violated = keys::violations(&self.connection).map_err(failed)?;
+        if let Known::Unknown(why) = &violated {
+            self.unchecked.push(format!("the foreign keys could not be checked: {why}"));
+        }
+        loop {
+            self.connection.execute_batch("SAVEPOINT round").map_err(failed)?;
+            apply::all(&self.connection, &self.mappings).map_err(failed)?;
+            let worse = keys::worse(&violated, &keys::violations(&self.connection).map_err(failed)?);
+            if worse.is_empty() {
+                break;
+            }
+            let culprits =
+                keys::culprits(&self.connection, &self.mappings, &self.pre, &worse).map_err(failed)?;
+            self.connection.execute_batch("ROLLBACK TO round; RELEASE round").map_err(failed)?;
+            if culprits.is_empty() {
+                let list: Vec<String> =
+                    worse.iter().map(|(child, parent, _)| format!("{child} to {parent}")).collect();
+                return Err(Error::Gate {
+                    failures: vec![format!("foreign keys are broken: {}", list.join(", "))],
+                });
+            }
+            for (mapping, row) in culprits {
+                let sql = "UPDATE work.entry SET state = 3, reason = 'FK' WHERE mapping = ?1 AND row = ?2 AND state = 0";
+                self.connection
+                    .execute(sql, rusqlite::params![ledger::number(mapping), row])
+                    .map_err(failed)?;
+            }
+        }
+        let after = gates::counts(&self.connection, &self.pre).map_err(failed)?;
+        let failures = gates::conservation(&self.connection, &self.mappings, &before, &after, self.entries);
+        let failures = failures.map_err(failed)?;
+        if !failures.is_empty() {
+            return Err(Error::Gate { failures });
+        }
+        self.connection.execute_batch("RELEASE round").map_err(failed)?;
+        self.build_again().map_err(failed)?;
+        Ok(())
+    }
+
+    /// Full-text indexes over other tables are derived from them.
+    fn build_again(&self) -> rusqlite::Result<()> {
+        let applied: bool = self.connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM work.entry WHERE state = 1)",
+            [],
+            |row| row.get(0),
+        )?;
+        for derived in self.pre.derived.iter().filter(|_| applied) {
+            let name = quoted(&derived.name);
+            self.connection.execute_batch(&format!("INSERT INTO main.{name}({name}) VALUES ('rebuild')"))?;
+        }
+        Ok(())
+    }
+
+    /// Raises the AUTOINCREMENT counters, so that a number that somebody has seen is never given again.
+    fn raise(&self, renames: &[Rename], counters: &[BTreeMap<String, i64>]) -> rusqlite::Result<()> {
+        let own = schema::sequences(&self.connection)?;
+        for target in
+            self.pre.tables.values().filter(|shape| shape.sql.to_ascii_uppercase().contains("AUTOINCREMENT"))
+        {
+            let renamed =
+                renames.iter().find(|r| r.column.is_none() && r.table.eq_ignore_ascii_case(&target.name));
+            let name = renamed.map_or(&target.name, |rename| &rename.to);
+            let highest = |counter: &BTreeMap<String, i64>| {
+                counter
+                    .iter()
+                    .filter(|(table, _)| table.eq_ignore_ascii_case(name))
+                    .map(|(_, seq)| *seq)
+                    .max()
+            };
+            let Some(highest) = counters.iter().filter_map(highest).max() else { continue };
+            if own.get(&target.name).is_none_or(|own| *own < highest) {
+                let changed = self.connection.execute(
+                    "UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1",
+                    rusqlite::params![target.name, highest],
+                )?;
+                if changed == 0 {
+                    self.connection.execute(
+                        "INSERT INTO main.sqlite_sequence (name, seq) VALUES (?1, ?2)",
+                        rusqlite::params![target.name, highest],
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers above the highest one left, of rows that were set aside.
+    fn reusable(&self) -> rusqlite::Result<BTreeMap<String, i64>> {
+        let mut found = BTreeMap::new();
+        for (at, mapping) in self.mappings.iter().enumerate() {
+            let (Some(target), [place]) = (&mapping.target, &mapping.key[..]) else { continue };
+            let Some(name) = &mapping.columns[*place].target else { continue };
+            let numbered = target.column(name).is_some_and(|c| c.declared.eq_ignore_ascii_case("integer"));
+            if !numbered
+                || target.rowid.is_none()
+                || target.sql.to_ascii_uppercase().contains("AUTOINCREMENT")
+            {
+                continue;
+            }
+            let sql = format!(
+                "SELECT max(s.n{place}) FROM work.d{at} s JOIN work.entry e ON e.mapping = {at} AND e.row = s.id
+                 WHERE e.column = -1 AND e.state = 3 AND s.op = 0 AND typeof(s.n{place}) = 'integer'
+                   AND s.n{place} > (SELECT coalesce(max({}), 0) FROM main.{})",
+                quoted(name),
+                quoted(&target.name)
+            );
+            let highest: Option<i64> = self.connection.query_row(&sql, [], |row| row.get(0))?;
+            found.extend(highest.map(|number| (target.name.clone(), number)));
+        }
+        Ok(found)
+    }
+
+    /// Columns of tables with differences that the migration rewrote somewhere. Seen before anything is applied.
+    fn rewritten(&self) -> rusqlite::Result<BTreeMap<String, Vec<String>>> {
+        let mut found = BTreeMap::new();
+        for (at, mapping) in self.mappings.iter().enumerate() {
+            let (Some(target), Some(post)) = (&mapping.target, &mapping.post) else { continue };
+            let any: bool = self.connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM work.entry WHERE mapping = ?1)",
+                [ledger::number(at)],
+                |row| row.get(0),
+            )?;
+            if !any {
+                continue;
+            }
+            let (main, post) = (quoted(&target.name), quoted(post));
+            let columns: Vec<(&str, &str)> = mapping
+                .targets()
+                .filter(|(place, _)| mapping.columns[*place].in_post)
+                .map(|(place, name)| (name, mapping.columns[place].name.as_str()))
+                .collect();
+            if columns.is_empty() {
+                continue;
+            }
+            let keyed = !mapping.key.is_empty() && mapping.refused.is_none();
+            let flags: Vec<bool> = if keyed {
+                let on = mapping.key.iter().filter_map(|place| {
+                    let column = &mapping.columns[*place];
+                    Some(format!("{} = {}", of("p", &column.name), of("m", column.target.as_deref()?)))
+                });
+                let on = on.collect::<Vec<_>>().join(" AND ");
+                let changed = columns.iter().map(|(before, after)| {
+                    format!("coalesce(max(NOT ({})), 0)", faithful(&of("m", before), &of("p", after)))
+                });
+                let changed = changed.collect::<Vec<_>>().join(", ");
+                let sql = format!("SELECT {changed} FROM main.{main} m JOIN post.{post} p ON {on}");
+                self.connection
+                    .query_row(&sql, [], |row| (0..columns.len()).map(|place| row.get(place)).collect())?
+            } else {
+                let differs = |(before, after): &(&str, &str)| {
+                    let sql = format!(
+                        "SELECT EXISTS (SELECT 1 FROM (SELECT {} AS v, 1 AS n FROM main.{main} UNION ALL
+                         SELECT {}, -1 FROM post.{post}) GROUP BY v COLLATE BINARY, typeof(v) HAVING sum(n) <> 0)",
+                        quoted(before),
+                        quoted(after)
+                    );
+                    self.connection.query_row(&sql, [], |row| row.get(0))
+                };
+                columns.iter().map(differs).collect::<rusqlite::Result<_>>()?
+            };
+            let named = columns.iter().zip(flags).filter(|(_, changed)| *changed);
+            let named: Vec<String> = named.map(|((name, _), _)| (*name).to_owned()).collect();
+            if !named.is_empty() {
+                found.insert(target.name.clone(), named);
+            }
+        }
+        Ok(found)
+    }
+
+    fn tallies(&self) -> rusqlite::Result<BTreeMap<String, Tally>> {
+        let mut tables: BTreeMap<String, Tally> = BTreeMap::new();
+        for (mapping, state, reason, count) in ledger::sums(&self.connection)? {
+            let tally = tables.entry(self.mappings[mapping].name.clone()).or_default();
+            match (state, reason.as_deref().and_then(Reason::of)) {
+                (ledger::APPLIED, _) => tally.applied += count,
+                (ledger::EQUAL, _) => tally.equal += count,
+                (_, reason) => *tally.set_aside.entry(reason.unwrap_or(Reason::NoKey)).or_default() += count,
+            }
+        }
+        Ok(tables)
+    }
+
+    fn check_whole(&mut self) -> rusqlite::Result<Result<(), Error>> {
+        Ok(match gates::whole(&self.connection)? {
+            Ok(problems) if problems.is_empty() => Ok(()),
+            Ok(failures) => Err(Error::Gate { failures }),
+            Err(why) => {
+                self.unchecked.push(format!("the result's integrity could not be checked: {why}"));
+                Ok(())
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::{Stop, diff};
+    use super::*;
+
+    /// A backup, what the migration made of it, and what users made of that.
+    pub(super) struct Case {
+        pub(super) dir: tempfile::TempDir,
+    }
+
+    impl Case {
+        pub(super) fn new(before: &str, migration: &str, users: &str) -> Self {
+            let case = Case { dir: tempfile::tempdir().unwrap() };
+            let mut sql = String::new();
+            for (name, more) in [("pre", before), ("post", migration), ("now", users)] {
+                sql.push_str(more);
+                let own = Connection::open(case.path(name)).unwrap();
+                own.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).unwrap();
+                own.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").unwrap();
+                own.execute_batch(&format!("BEGIN; {sql} COMMIT;")).unwrap();
+            }
+            case
+        }
+
+        pub(super) fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(format!("{name}.db"))
+        }
+
+        pub(super) fn carry_with(&self, renames: &[Rename]) -> Result<Carried, Error> {
+            let (pre, post, now) = (self.path("pre"), self.path("post"), self.path("now"));
+            let (out, aside) = (self.path("out"), self.path("aside"));
+            let options = Options {
+                pre: &pre,
+                post: &post,
+                now: Side::Finished(&now),
+                out: &out,
+                aside: &aside,
+                renames,
+                limits: Limits::default(),
+            };
+            prepare(&options, &mut Control::default())
+        }
+
+        pub(super) fn carry(&self) -> Carried {
+            self.carry_with(&[]).unwrap()
+        }
+
+        /// The rows of a query on the result, values parted by a space.
+        fn out(&self, sql: &str) -> Vec<String> {
+            texts(&self.path("out"), sql)
+        }
+    }
+
+    fn texts(path: &Path, sql: &str) -> Vec<String> {
+        let own = Connection::open(path).unwrap();
+        let mut statement = own.prepare(sql).unwrap();
+        let width = statement.column_count();
+        let text = |row: &rusqlite::Row<'_>| {
+            let value = |place| match row.get_ref(place)? {
+                rusqlite::types::ValueRef::Null => Ok("NULL".to_owned()),
+                rusqlite::types::ValueRef::Integer(number) => Ok(number.to_string()),
+                rusqlite::types::ValueRef::Real(number) => Ok(format!("{number:?}")),
+                other => Ok(String::from_utf8_lossy(other.as_bytes()?).into_owned()),
+            };
+            (0..width).map(value).collect::<rusqlite::Result<Vec<_>>>().map(|row| row.join(" "))
+        };
+        statement.query_map([], text).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn asides(carried: &Carried, table: &str) -> Vec<(Reason, u64)> {
+        carried
+            .tables
+            .get(table)
+            .map(|t| t.set_aside.iter().map(|(r, n)| (*r, *n)).collect())
+            .unwrap_or_default()
+    }
+
+    const SHOP: &str = "
+        CREATE TABLE customers (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, email TEXT UNIQUE);
+        CREATE TABLE products (sku TEXT PRIMARY KEY, title TEXT, price INT, stock INT CHECK (stock >= 0)) WITHOUT ROWID;
+        CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, customer INT REFERENCES customers(id), total INT,
+            vat INT GENERATED ALWAYS AS (total / 6) STORED);
+        CREATE TABLE order_lines (order_id INT REFERENCES orders(id), line INT, sku TEXT REFERENCES products(sku), n INT,
+            PRIMARY KEY (order_id, line));
+        CREATE TABLE log (at INT, line TEXT);
+        CREATE TABLE settings (k TEXT PRIMARY KEY, v);
+        CREATE TABLE audit (id INTEGER PRIMARY KEY, what TEXT);
+        CREATE TRIGGER seen AFTER INSERT ON orders BEGIN INSERT INTO audit (what) VALUES ('order ' || new.id); END;
+        INSERT INTO customers VALUES (1, 'Asha', 'asha@example.org'), (2, 'Ravi', 'ravi@example.org');
+        INSERT INTO products VALUES ('dal', 'Toor dal', 100, 10), ('ghee', 'Ghee', 400, 5), ('rice', 'Rice', 60, 8);
+        INSERT INTO orders (id, customer, total) VALUES (1, 1, 160), (2, 2, 60);
+        INSERT INTO order_lines VALUES (1, 1, 'dal', 1), (1, 2, 'rice', 1), (2, 1, 'rice', 1);
+        INSERT INTO log VALUES (1, 'open'), (1, 'open'), (2, 'sale');
+        INSERT INTO settings VALUES (NULL, 'a'), (NULL, 'b'), ('vat', 5);";
+
+    /// The research's own case: the session extension returned OK on it and dropped both orders.
+    #[test]
+    fn orders_taken_after_add_and_rename_column_arrive_in_the_old_schema() {
+        let case = Case::new(
+            SHOP,
+            "ALTER TABLE orders ADD COLUMN channel TEXT NOT NULL DEFAULT 'web'; ALTER TABLE customers ADD COLUMN phone TEXT;
+             ALTER TABLE products RENAME COLUMN title TO name; CREATE TABLE coupons (code TEXT PRIMARY KEY, off INT);
+             UPDATE products SET price = price * 2;",
+            "INSERT INTO customers (name, email, phone) VALUES ('Mina', 'mina@example.org', NULL);
+             INSERT INTO orders (customer, total, channel) VALUES (3, 200, 'web'), (1, 800, 'phone');
+             INSERT INTO order_lines VALUES (3, 1, 'dal', 1), (4, 1, 'ghee', 2);
+             UPDATE products SET stock = stock - 1 WHERE sku = 'dal'; UPDATE products SET stock = stock - 2 WHERE sku = 'ghee';
+             UPDATE products SET price = 999 WHERE sku = 'ghee'; UPDATE products SET name = 'Basmati' WHERE sku = 'rice';
+             UPDATE customers SET phone = '123' WHERE id = 2; DELETE FROM order_lines WHERE order_id = 1 AND line = 2;
+             INSERT INTO coupons VALUES ('DIWALI', 10);
+             INSERT INTO log VALUES (3, 'sale'); DELETE FROM log WHERE rowid = 1;
+             INSERT INTO settings VALUES (NULL, 'b'); UPDATE settings SET v = 'c' WHERE v = 'a';",
+        );
+        let carried = case.carry();
+        assert_eq!(
+            case.out("SELECT id, customer, total, vat FROM orders"),
+            ["1 1 160 26", "2 2 60 10", "3 3 200 33", "4 1 800 133"]
+        );
+        assert_eq!(
+            case.out("SELECT * FROM products ORDER BY sku"),
+            ["dal Toor dal 100 9", "ghee Ghee 400 3", "rice Basmati 60 8"]
+        );
+        assert_eq!(
+            case.out("SELECT order_id, line FROM order_lines ORDER BY 1, 2"),
+            ["1 1", "2 1", "3 1", "4 1"]
+        );
+        assert_eq!(case.out("SELECT name FROM customers"), ["Asha", "Ravi", "Mina"]);
+        assert_eq!(case.out("SELECT at, line FROM log ORDER BY 1, 2"), ["1 open", "2 sale", "3 sale"]);
+        assert_eq!(case.out("SELECT k, v FROM settings ORDER BY v"), ["vat 5", "NULL b", "NULL b", "NULL c"]);
+        // The triggers' work is carried as rows, and not done a second time.
+        assert_eq!(case.out("SELECT count(*) FROM audit"), ["4"]);
+        assert_eq!(case.out("SELECT name, seq FROM sqlite_sequence ORDER BY 1"), ["customers 3", "orders 4"]);
+        assert_eq!(asides(&carried, "orders"), [(Reason::NoColumn, 1)], "the default is no loss");
+        assert_eq!(asides(&carried, "customers"), [(Reason::NoColumn, 1)]);
+        assert_eq!(asides(&carried, "products"), [(Reason::MigrationChanged, 1)]);
+        assert_eq!(asides(&carried, "coupons"), [(Reason::NoTable, 1)]);
+        assert_eq!(
+            words(&carried),
+            ["coupons", "customers", "orders", "products"].map(|t| format!("set-aside:{t}"))
+        );
+        assert_eq!(carried.unacknowledged(&["set-aside:orders".to_owned()]).len(), 3);
+        assert_eq!(carried.rewritten, BTreeMap::from([("products".to_owned(), vec!["price".to_owned()])]));
+        assert_eq!(carried.renames.len(), 1);
+        let aside = carried.set_aside.unwrap();
+        for file in [&aside.database, &aside.sql] {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let rows = "SELECT table_name, reason, column_name, old_value, new_value FROM set_aside WHERE is_key = 0 ORDER BY 1, 3";
+        assert_eq!(
+            texts(&aside.database, rows),
+            [
+                "coupons NO_TABLE off NULL 10",
+                "customers NO_COLUMN phone NULL 123",
+                "orders NO_COLUMN channel NULL phone",
+                "products MIGRATION_CHANGED price 800 999",
+            ]
+        );
+        let sql = fs::read_to_string(&aside.sql).unwrap();
+        assert!(
+            sql.contains(r#"UPDATE "products" SET "price" = 999 WHERE "sku" IS 'ghee'; -- before"#),
+            "{sql}"
+        );
+        // Nothing else is left, and the database that is to be replaced was only read.
+        assert_eq!(fs::read_dir(case.dir.path()).unwrap().count(), 6);
+    }
+
+    #[test]
+    fn without_a_difference_the_result_is_the_backup() {
+        let case = Case::new(SHOP, "ALTER TABLE log ADD COLUMN host TEXT; UPDATE log SET host = 'a';", "");
+        let carried = case.carry();
+        assert!(carried.tables.is_empty() && carried.set_aside.is_none() && words(&carried).is_empty());
+        let same =
+            diff::rows(Side::Finished(&case.path("pre")), Side::Finished(&case.path("out")), 9, &Stop::new());
+        assert!(same.unwrap().is_empty());
+    }
+}
