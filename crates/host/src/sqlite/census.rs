@@ -296,7 +296,8 @@ fn shadows(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     names.collect()
 }
 
-fn violations(connection: &Connection) -> rusqlite::Result<Option<BTreeMap<String, u64>>> {
+/// Rows whose foreign key points nowhere, by child table; `None` when SQLite cannot judge.
+pub(crate) fn violations(connection: &Connection) -> rusqlite::Result<Option<BTreeMap<String, u64>>> {
     let count = || -> rusqlite::Result<BTreeMap<String, u64>> {
         let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
         let mut rows = statement.query([])?;

@@ -20,11 +20,13 @@ pub mod migrate;
 pub mod migration;
 pub mod openers;
 pub(crate) mod partial;
+pub mod replay;
 pub mod restore;
 pub mod schema;
 pub mod script;
 pub mod set_aside;
 pub mod trial;
+pub mod verification;
 pub mod verify;
 pub mod watch;
 

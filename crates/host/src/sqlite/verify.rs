@@ -136,7 +136,7 @@ fn examine(
 ) -> Result<(), Error> {
     let mut connection = match opened {
         Ok(connection) => connection,
-        Err(e @ (Error::NotADatabase { .. } | Error::Corrupt { .. })) => {
+        Err(e @ (Error::NotADatabase { .. } | Error::Corrupt { .. } | Error::Sqlite { .. })) => {
             report.add("readable", Verdict::Fail, e.to_string());
             return Ok(());
         }
@@ -153,7 +153,7 @@ fn examine(
         Ok(Known::Is(problems)) => (Verdict::Fail, problems.join("; ")),
         Ok(Known::Unknown(why)) => (Verdict::Unknown, format!("could not be checked, app-defined: {why}")),
         Err(e) => match failed(e) {
-            Error::Corrupt { why, .. } => (Verdict::Fail, why),
+            Error::Corrupt { why, .. } | Error::Sqlite { why, .. } => (Verdict::Fail, why),
             other => return Err(other),
         },
     };
@@ -169,7 +169,10 @@ fn examine(
             report.content = Some(content);
         }
         Err(e) => match interrupted(path, &e, &control.stop) {
-            Error::Corrupt { why, .. } => report.add("content", Verdict::Fail, why),
+            // Damage may also show as a type that cannot be there.
+            Error::Corrupt { why, .. } | Error::Sqlite { why, .. } => {
+                report.add("content", Verdict::Fail, why);
+            }
             Error::AppDefined { why, .. } => report.add("content", Verdict::Unknown, why),
             other => return Err(other),
         },
