@@ -16,3 +16,4 @@ mod rollback;
 mod rules;
 mod sources;
 mod tidy;
+mod verify;

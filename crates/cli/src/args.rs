@@ -143,6 +143,18 @@ Examples:
   plimsoll backup prune --dry-run"
     )]
     Backup(BackupArgs),
+    /// Check a database: integrity, tables, columns, foreign keys, schema versions, counts
+    ///
+    /// Opens it read-only and creates nothing. What it should hold comes from replaying the release's migrations on an
+    /// empty database, and from what was learned from a good one. Exit 0 when all checks pass, 1 when one does not.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll verify
+  plimsoll verify --db store.db --quiet
+  plimsoll verify --db store.db --learn             note what a good database looks like
+  plimsoll verify --report issue_report.json
+  plimsoll verify --compare backups/store.db.backup.LATEST")]
+    Verify(VerifyArgs),
 }
 
 /// `init`
@@ -323,6 +335,26 @@ pub(crate) struct BackupPruneArgs {
     /// Show what would become of each, and remove nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// `verify`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    /// This SQLite file, without any configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+    /// Write what was found to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Compare tables, schema and rows with a backup; fails where something is gone
+    #[arg(long, value_name = "BACKUP")]
+    pub(crate) compare: Option<PathBuf>,
+    /// Note tables, columns, versions and orphans of this database beside it, to compare with from now on
+    #[arg(long)]
+    pub(crate) learn: bool,
+    /// Compare with the migrations in DIR [default: those of the current release]
+    #[arg(long, value_name = "MIGRATIONS")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 /// A revision goes to git as an argument: it must not look like an option.

@@ -11,7 +11,7 @@ use plimsoll_host::sqlite::{self, Stop, connection};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::Global;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Migrations};
 use crate::error::{Error, Kind};
 use crate::station;
 
@@ -71,6 +71,17 @@ impl Place {
     /// The database's file name, with which the names of its backups begin.
     pub(crate) fn name(&self) -> String {
         self.database.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The folder of migrations: what was typed, else that of the current release; `None` when there is none.
+    pub(crate) fn migrations(&self, global: &Global, dir: Option<&Path>) -> Option<PathBuf> {
+        if let Some(dir) = dir {
+            return Some(absolute(&global.directory.join(dir)));
+        }
+        let config = self.config.as_ref()?;
+        let Migrations::Folder(folder) = &config.database.migrations else { return None };
+        let folder = config.current().join(&config.source.directory).join(folder);
+        folder.is_dir().then_some(folder)
     }
 
     /// Takes the lock of a command that changes the database: the app's own when it is configured, one beside the

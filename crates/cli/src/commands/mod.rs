@@ -6,6 +6,7 @@ mod deploy;
 mod history;
 mod init;
 mod serve;
+mod verify;
 
 use std::sync::Arc;
 
@@ -31,5 +32,6 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
+        Command::Verify(verify) => verify::verify(&args.global, verify, ui),
     }
 }
