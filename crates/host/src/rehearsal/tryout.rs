@@ -332,9 +332,11 @@ impl Tried {
             return Err(Failure::failed(what, why, next));
         }
         let Some(bad) = bad else { return Ok(()) };
+        let came = bad.evidence.get("came").and_then(|came| came.as_str()).unwrap_or_default();
+        let why = if came.is_empty() { bad.why().to_owned() } else { format!("{}: {came}", bad.why()) };
         let failure = Failure::failed(
             format!("the smoke test `{}` failed on a copy of the database", bad.name),
-            bad.why(),
+            why,
             "mend the release, then deploy again; what it wrote is in the run's rehearsal.log",
         );
         let opened = self.opened.verdict == Verdict::Pass;
