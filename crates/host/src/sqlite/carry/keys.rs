@@ -83,7 +83,7 @@ pub(super) fn culprits(
         let Some(key) = key(connection, pre, child, *number)? else { continue };
         let parent = pre.tables.get(&key.parent.to_lowercase());
         for (at, mapping) in mappings.iter().enumerate() {
-            let Some(target) = &mapping.target else { continue };
+            let (Some(target), None) = (&mapping.target, mapping.refused) else { continue };
             if target.name.eq_ignore_ascii_case(child) {
                 found.extend(children(connection, at, mapping, target, &key, parent)?);
             }

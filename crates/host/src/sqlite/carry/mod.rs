@@ -11,6 +11,8 @@ mod gates;
 mod keys;
 mod ledger;
 mod plan;
+#[cfg(test)]
+mod random;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -568,8 +570,13 @@ mod tests {
     }
 
     impl Case {
+        /// In memory where that is possible: thousands of small files are synced.
+        pub(super) fn empty() -> Self {
+            Case { dir: tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap() }
+        }
+
         pub(super) fn new(before: &str, migration: &str, users: &str) -> Self {
-            let case = Case { dir: tempfile::tempdir().unwrap() };
+            let case = Case::empty();
             let mut sql = String::new();
             for (name, more) in [("pre", before), ("post", migration), ("now", users)] {
                 sql.push_str(more);

@@ -1,0 +1,536 @@
+//! Random histories over random schemas and migrations, and what must hold of each, seen without the ledger.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use rusqlite::config::DbConfig;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+
+use super::tests::Case;
+use super::{Carried, Error, Reason};
+use crate::sqlite::connection::quoted;
+use crate::sqlite::diff::{self, Change, RowChange, Side};
+use crate::sqlite::fingerprint::{Depth, Difference, Fingerprint};
+use crate::sqlite::{Control, Stop, schema};
+
+/// A few bytes, read as an act on whatever schema is there.
+type Act = [u8; 5];
+
+#[derive(Clone, Debug)]
+struct History {
+    tables: Vec<[u8; 5]>,
+    before: Vec<Act>,
+    migration: Vec<Act>,
+    users: Vec<Act>,
+}
+
+fn histories() -> impl Strategy<Value = History> {
+    let acts = |most| prop::collection::vec(any::<Act>(), 0..most);
+    (prop::collection::vec(any::<[u8; 5]>(), 1..4), acts(24), acts(4), acts(20))
+        .prop_map(|(tables, before, migration, users)| History { tables, before, migration, users })
+}
+
+const VALUES: [&str; 20] = [
+    "NULL",
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "1.0",
+    "2.5",
+    "'a'",
+    "'A'",
+    "'b'",
+    "'5'",
+    "'05'",
+    "''",
+    "x'61'",
+    "x''",
+    "9007199254740993",
+    "-7",
+    "'long text that says something'",
+];
+const TYPES: [&str; 6] = ["", "INT", "TEXT", "REAL", "BLOB", "TEXT COLLATE NOCASE"];
+
+fn of<'a>(list: &[&'a str], byte: u8) -> &'a str {
+    list[usize::from(byte) % list.len()]
+}
+
+fn create(number: usize, [kind, one, two, unique, more]: [u8; 5]) -> String {
+    let (key, tail) = match kind % 9 {
+        0 => ("k INTEGER PRIMARY KEY", ""),
+        1 | 2 => ("k INTEGER PRIMARY KEY AUTOINCREMENT", ""),
+        3 => ("k TEXT PRIMARY KEY", ""),
+        4 => ("k TEXT COLLATE NOCASE PRIMARY KEY, k2 INT", ""),
+        5 => ("k INT, k2 TEXT, PRIMARY KEY (k, k2)", " WITHOUT ROWID"),
+        6 => ("k", ""),
+        7 => ("k INT, k2 TEXT, PRIMARY KEY (k2, k)", ""),
+        _ => ("k INTEGER PRIMARY KEY", " STRICT"),
+    };
+    let declared = |byte| {
+        if kind % 9 == 8 { of(&["ANY", "INTEGER", "TEXT", "REAL", "BLOB"], byte) } else { of(&TYPES, byte) }
+    };
+    let mut columns =
+        vec![format!("a {}", declared(one)), format!("b {}", declared(two)), "u INTEGER".to_owned()];
+    if unique % 2 == 0 {
+        columns[2] = format!(
+            "u INTEGER UNIQUE{}",
+            of(&["", " ON CONFLICT REPLACE", " ON CONFLICT IGNORE"], unique / 2)
+        );
+    }
+    if more % 3 == 0 {
+        columns.push("c INTEGER CHECK (c IS NULL OR c < 5)".into());
+    }
+    if more % 4 == 0 {
+        columns.push("g AS (a || 'x')".into());
+    }
+    if number > 0 && more % 2 == 0 {
+        let action = of(&["CASCADE", "SET NULL", "RESTRICT"], more / 2);
+        columns.push(format!("p INTEGER REFERENCES t0x(k) ON DELETE {action}"));
+    }
+    if kind % 9 == 8 {
+        columns.retain(|column| !column.starts_with("g "));
+    }
+    // The key first in all but the two that end with a constraint.
+    let (names, constraint) = match key.split_once(", PRIMARY KEY") {
+        Some((names, rest)) => (names, format!(", PRIMARY KEY{rest}")),
+        None => (key, String::new()),
+    };
+    format!("CREATE TABLE t{number} ({names}, {}{constraint}){tail};", columns.join(", "))
+}
+
+fn begin(tables: &[[u8; 5]]) -> String {
+    // What foreign keys point to: always there, never migrated.
+    let parent = "CREATE TABLE t0x (k INTEGER PRIMARY KEY, v); INSERT INTO t0x VALUES (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5);";
+    let tables = tables.iter().enumerate().map(|(number, spec)| create(number, *spec)).collect::<String>();
+    format!("{parent}{tables}CREATE INDEX shadowed ON t0 (a);")
+}
+
+fn names(own: &Connection) -> Vec<String> {
+    schema::tables(own).unwrap().into_keys().collect()
+}
+
+fn writable(own: &Connection, table: &str) -> Vec<String> {
+    schema::tables(own)
+        .unwrap()
+        .remove(table)
+        .map(|t| t.columns.into_iter().map(|c| c.name).collect())
+        .unwrap_or_default()
+}
+
+/// What an app does. Whatever its database refuses does not happen.
+fn act(own: &Connection, [what, table, row, column, value]: Act) {
+    let tables = names(own);
+    let name = &tables[usize::from(table) % tables.len()];
+    let columns = writable(own, name);
+    let pick = |byte: u8| quoted(&columns[usize::from(byte) % columns.len()]);
+    let table = quoted(name);
+    let which = {
+        let key = schema::tables(own).unwrap().remove(name).map(|t| t.key).unwrap_or_default();
+        let without_rowid: bool = own
+            .query_row("SELECT wr FROM pragma_table_list WHERE name = ?1", [name], |row| row.get(0))
+            .unwrap();
+        let by = if without_rowid {
+            key.iter().map(|k| quoted(k)).collect::<Vec<_>>().join(", ")
+        } else {
+            "rowid".into()
+        };
+        format!("({by}) = (SELECT {by} FROM {table} LIMIT 1 OFFSET {})", row % 8)
+    };
+    let sql = match what % 10 {
+        0..=3 => {
+            let values = columns.iter().enumerate().map(|(place, name)| {
+                let byte = value
+                    .wrapping_mul(31)
+                    .wrapping_add(column.wrapping_mul(place.to_le_bytes()[0] + 7))
+                    .wrapping_add(row);
+                if name == "k" && what % 10 < 2 {
+                    format!("{}", row % 16)
+                } else {
+                    of(&VALUES, byte).to_owned()
+                }
+            });
+            format!(
+                "INSERT OR ABORT INTO {table} ({}) VALUES ({})",
+                columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", "),
+                values.collect::<Vec<_>>().join(", ")
+            )
+        }
+        4 | 5 => {
+            format!("UPDATE OR ABORT {table} SET {} = {} WHERE {which}", pick(column), of(&VALUES, value))
+        }
+        6 => format!("DELETE FROM {table} WHERE {which}"),
+        7 if columns.iter().any(|c| c == "u") => {
+            // Two rows take each other's value, or everyone moves up by one.
+            if value % 2 == 0 {
+                let (a, b) = (row % 6, column % 6);
+                format!(
+                    "UPDATE {table} SET u = 1000 + u WHERE u IN ({a}, {b}); UPDATE {table} SET u = {b} WHERE u = 1000 + {a};
+                     UPDATE {table} SET u = {a} WHERE u = 1000 + {b} AND {a} <> {b};"
+                )
+            } else {
+                format!("UPDATE {table} SET u = -1 - u; UPDATE {table} SET u = -u")
+            }
+        }
+        8 => format!("INSERT OR REPLACE INTO {table} ({}) VALUES ({})", pick(column), of(&VALUES, value)),
+        _ => format!("UPDATE OR ABORT {table} SET {} = {} + 1", pick(column), pick(column)),
+    };
+    let _ = own.execute_batch(&format!("BEGIN; {sql}; COMMIT;")).or_else(|_| own.execute_batch("ROLLBACK"));
+}
+
+/// What the migration made of the names: table now to table before and its columns, the same way round.
+type Names = BTreeMap<String, (Option<String>, BTreeMap<String, Option<String>>)>;
+
+fn migrate(own: &Connection, acts: &[Act]) -> Names {
+    let mut known: Names = names(own)
+        .into_iter()
+        .map(|name| {
+            (
+                name.clone(),
+                (
+                    Some(name.clone()),
+                    writable(own, &name).into_iter().map(|c| (c.clone(), Some(c))).collect(),
+                ),
+            )
+        })
+        .collect();
+    for (turn, [what, table, column, value, more]) in acts.iter().enumerate() {
+        let tables: Vec<String> = names(own).into_iter().filter(|name| name != "t0x").collect();
+        if tables.is_empty() {
+            break;
+        }
+        let name = &tables[usize::from(*table) % tables.len()];
+        let columns = writable(own, name);
+        let picked = &columns[usize::from(*column) % columns.len()];
+        let (t, c) = (quoted(name), quoted(picked));
+        let (new, constant) = (format!("n{turn}"), of(&VALUES, *value));
+        let done = |sql: &str| {
+            own.execute_batch(&format!("BEGIN; {sql}; COMMIT;"))
+                .or_else(|e| own.execute_batch("ROLLBACK").and(Err(e)))
+                .is_ok()
+        };
+        match what % 10 {
+            0 | 1 => {
+                if done(&format!(
+                    "ALTER TABLE {t} ADD COLUMN {new} {} DEFAULT {constant}",
+                    of(&["INTEGER", "TEXT"], *more)
+                )) && let Some((_, columns)) = known.get_mut(name)
+                {
+                    columns.insert(new, None);
+                }
+            }
+            2 => {
+                if done(&format!("ALTER TABLE {t} DROP COLUMN {c}"))
+                    && let Some((_, columns)) = known.get_mut(name)
+                {
+                    columns.remove(picked);
+                }
+            }
+            3 | 4 => {
+                if done(&format!("ALTER TABLE {t} RENAME COLUMN {c} TO {new}"))
+                    && let Some((_, columns)) = known.get_mut(name)
+                {
+                    let before = columns.remove(picked).flatten();
+                    columns.insert(new, before);
+                }
+            }
+            5 => {
+                let sql: String = own
+                    .query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0))
+                    .unwrap();
+                let Some(open) = sql.find('(') else { continue };
+                let list = columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", ");
+                done(&format!(
+                    "CREATE TABLE rebuilt {}; INSERT INTO rebuilt ({list}) SELECT {list} FROM {t}; DROP TABLE {t}; ALTER TABLE rebuilt RENAME TO {t}",
+                    &sql[open..]
+                ));
+            }
+            6 => {
+                let filter = of(&["1", "rowid % 2", "typeof(a) = 'text'"], *more);
+                done(&format!("UPDATE OR ABORT {t} SET {c} = {constant} WHERE {filter}"));
+            }
+            7 => {
+                let name = format!("made{turn}");
+                if done(&format!("CREATE TABLE {name} (k INTEGER PRIMARY KEY, a, u INT)")) {
+                    known.insert(
+                        name.clone(),
+                        (None, writable(own, &name).into_iter().map(|c| (c, None)).collect()),
+                    );
+                }
+            }
+            8 => {
+                let renamed = format!("r{turn}");
+                if done(&format!("ALTER TABLE {t} RENAME TO {renamed}"))
+                    && let Some(was) = known.remove(name)
+                {
+                    known.insert(renamed, was);
+                }
+            }
+            _ => {
+                done(&match more % 3 {
+                    0 => format!("DELETE FROM {t} WHERE typeof({c}) = 'integer'"),
+                    1 => format!("INSERT INTO {t} ({c}) VALUES ({constant})"),
+                    _ => format!("DELETE FROM {t}"),
+                });
+            }
+        }
+    }
+    known
+}
+
+/// The three databases of a history.
+fn live(history: &History, migration: bool) -> (Case, Names) {
+    let case = Case::empty();
+    let open = |name: &str, keys: bool| {
+        let own = Connection::open(case.path(name)).unwrap();
+        own.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, keys).unwrap();
+        own.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").unwrap();
+        own
+    };
+    let own = open("pre", true);
+    own.execute_batch(&format!("BEGIN; {} COMMIT;", begin(&history.tables))).unwrap();
+    history.before.iter().for_each(|each| act(&own, *each));
+    drop(own);
+    std::fs::copy(case.path("pre"), case.path("post")).unwrap();
+    let own = open("post", false);
+    let names = migrate(&own, if migration { &history.migration } else { &[] });
+    drop(own);
+    std::fs::copy(case.path("post"), case.path("now")).unwrap();
+    let own = open("now", true);
+    history.users.iter().for_each(|each| act(&own, *each));
+    drop(own);
+    (case, names)
+}
+
+fn fingerprint(path: &Path) -> Fingerprint {
+    Fingerprint::of(path, Depth::Content, &mut Control::default()).unwrap()
+}
+
+/// Without a migration the carried database is the one that is replaced.
+fn identity(history: &History) -> Result<(), String> {
+    let (case, _) = live(history, false);
+    let carried = case.carry_with(&[]).map_err(|e| e.to_string())?;
+    if let Some((table, tally)) = carried.tables.iter().find(|(_, tally)| tally.aside() > 0) {
+        return Err(format!("{table}: {tally:?}"));
+    }
+    same(&case)
+}
+
+fn same(case: &Case) -> Result<(), String> {
+    let (now, out) = (fingerprint(&case.path("now")), fingerprint(&case.path("out")));
+    // A counter may be higher than it is now, never lower.
+    if let Some(lower) =
+        now.sequences.iter().find(|(table, seq)| out.sequences.get(*table).is_none_or(|out| out < *seq))
+    {
+        return Err(format!("the counter of {lower:?} is lower"));
+    }
+    let out = Fingerprint { sequences: now.sequences.clone(), ..out };
+    let found: Vec<String> = now.differences(&out).iter().map(Difference::to_string).collect();
+    if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
+}
+
+/// With one, every difference is in the result or in the file, as the two databases and the test's own record of the
+/// renames have it.
+fn conserved(history: &History) -> Result<(Case, Carried, Names), String> {
+    let (case, names) = live(history, true);
+    let carried = case.carry_with(&[]).map_err(|e: Error| e.to_string())?;
+    nothing_silent(&case, &carried, &names)?;
+    Ok((case, carried, names))
+}
+
+fn nothing_silent(case: &Case, carried: &Carried, names: &Names) -> Result<(), String> {
+    let out = Connection::open(case.path("out")).unwrap();
+    let (pre, now) = (fingerprint(&case.path("pre")), fingerprint(&case.path("now")));
+    let result = fingerprint(&case.path("out"));
+    let broken = |of: &Fingerprint| match of.fk_violations {
+        crate::sqlite::fingerprint::Known::Is(count) => count,
+        crate::sqlite::fingerprint::Known::Unknown(_) => 0,
+    };
+    if broken(&result) > broken(&pre) {
+        return Err(format!("{} foreign keys are broken, {} were", broken(&result), broken(&pre)));
+    }
+    for (table, seq) in &now.sequences {
+        let before = names.get(table).and_then(|(before, _)| before.clone());
+        let kept = before.as_ref().and_then(|name| result.sequences.get(name));
+        let floor = before.as_ref().and_then(|name| pre.sequences.get(name)).copied().unwrap_or(0).max(*seq);
+        let numbered = before.as_ref().is_some_and(|name| {
+            pre.objects
+                .iter()
+                .any(|o| o.name == *name && o.sql.as_ref().is_some_and(|sql| sql.contains("AUTOINCREMENT")))
+        });
+        // A rename without rows to show it is not recognised: then the whole table is in the file.
+        let found =
+            carried.tables.get(table).is_some_and(|tally| !tally.set_aside.contains_key(&Reason::NoTable));
+        if numbered && found && kept.is_none_or(|kept| *kept < floor) {
+            return Err(format!("the counter of {table} is {kept:?} and was {floor}"));
+        }
+    }
+    let written: u64 = match &carried.set_aside {
+        Some(aside) => aside.rows(),
+        None => 0,
+    };
+    let told: u64 = carried.tables.values().map(super::Tally::aside).sum();
+    if written != told {
+        return Err(format!("{written} set aside in the file, {told} in the report"));
+    }
+    let aside = carried.set_aside.as_ref().map(|aside| Connection::open(&aside.database).unwrap());
+    let mut silent = Vec::new();
+    let (post_side, now_path) = (case.path("post"), case.path("now"));
+    diff::each(Side::Finished(&post_side), Side::Finished(&now_path), &Stop::new(), &mut |table, row| {
+        if !accounted(&out, aside.as_ref(), case, table, &row, names) {
+            silent.push(format!("{table}: {row:?}"));
+        }
+        Ok(())
+    })
+    .unwrap();
+    if silent.is_empty() { Ok(()) } else { Err(format!("silent: {}", silent.join("; "))) }
+}
+
+fn accounted(
+    out: &Connection,
+    aside: Option<&Connection>,
+    case: &Case,
+    table: &str,
+    row: &RowChange,
+    names: &Names,
+) -> bool {
+    let Some((before, columns)) = names.get(table) else { return false };
+    let null_key = row.key.iter().any(|(_, value)| *value == Value::Null);
+    let values: Vec<(&String, &Value)> = match &row.change {
+        Change::Inserted(values) | Change::Deleted(values) => {
+            values.iter().map(|(name, value)| (name, value)).collect()
+        }
+        Change::Changed(values) => values.iter().map(|(name, _, new)| (name, new)).collect(),
+    };
+    // In a bag a change is one row less and one more; the file has rows and no columns.
+    let in_file = |what: &str, column: Option<&String>, value: Option<&Value>| {
+        let Some(aside) = aside else { return false };
+        let which = column.map_or(
+            "1",
+            |_| "column_name IS ?3 AND +(CASE what WHEN 'deleted' THEN old_value ELSE new_value END) IS ?4",
+        );
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM set_aside WHERE table_name = ?1 COLLATE NOCASE AND (what = ?2 OR ?2 = '') AND {which})"
+        );
+        let mut given: Vec<Value> = vec![table.to_owned().into(), what.to_owned().into()];
+        if let (Some(column), Some(value)) = (column, value) {
+            given.extend([Value::Text(column.clone()), value.clone()]);
+        }
+        aside.query_row(&sql, params_from_iter(given), |row| row.get(0)).unwrap()
+    };
+    let mapped = |list: &[(&String, &Value)]| -> Option<Vec<(String, Value)>> {
+        list.iter().map(|(name, value)| Some((columns.get(*name)?.clone()?, (*value).clone()))).collect()
+    };
+    let count = |own: &Connection, wanted: &[(String, Value)]| -> i64 {
+        let Some(before) = before else { return 0 };
+        let conditions = wanted.iter().enumerate().map(|(place, (name, _))| {
+            format!(
+                "+{} COLLATE BINARY IS ?{n} AND typeof({}) = typeof(?{n})",
+                quoted(name),
+                quoted(name),
+                n = place + 1
+            )
+        });
+        let conditions = conditions.chain(["1".to_owned()]).collect::<Vec<_>>().join(" AND ");
+        let sql = format!("SELECT count(*) FROM {} WHERE {conditions}", quoted(before));
+        own.query_row(&sql, params_from_iter(wanted.iter().map(|(_, value)| value)), |row| row.get(0))
+            .unwrap_or(0)
+    };
+    let key: Vec<(&String, &Value)> = row.key.iter().map(|(name, value)| (name, value)).collect();
+    let known: Vec<(&String, &Value)> =
+        values.iter().filter(|(name, _)| columns.get(*name).is_some_and(Option::is_some)).copied().collect();
+    let bag = row.key.is_empty() || null_key;
+    match &row.change {
+        Change::Inserted(_) => {
+            let here = mapped(&known).is_some_and(|all| !all.is_empty() && count(out, &all) > 0);
+            // A row that went in without a value that has no column there: that value is in the file.
+            let rest = values.iter().filter(|(name, _)| columns.get(*name).is_none_or(Option::is_none));
+            let now = Connection::open(case.path("now")).unwrap();
+            let mut rest =
+                rest.filter(|(name, value)| **value != Value::Null && !default(&now, table, name, value));
+            let whole = values.iter().any(|(name, value)| in_file("inserted", Some(name), Some(value)));
+            // A NOCASE key that changes its case is one changed value for us, and two rows for the comparison.
+            let recased = !bag && key.iter().any(|(name, value)| in_file("changed", Some(name), Some(value)));
+            let renamed_unseen =
+                known.iter().any(|(name, value)| in_file("changed", Some(name), Some(value)));
+            (here || renamed_unseen) && rest.all(|(name, value)| in_file("changed", Some(name), Some(value)))
+                || whole
+                || recased
+        }
+        Change::Deleted(_) => {
+            let wanted = if bag { mapped(&known) } else { mapped(&key) };
+            let pre = Connection::open(case.path("pre")).unwrap();
+            let gone = wanted.is_some_and(|all| {
+                let (were, are) = (count(&pre, &all), count(out, &all));
+                if bag { are < were } else { are == 0 }
+            });
+            let refilled = bag && !gone && {
+                // As many came as went, by another way.
+                mapped(&known).is_some_and(|all| {
+                    count(out, &all) <= count(&Connection::open(case.path("now")).unwrap(), &all)
+                })
+            };
+            gone || refilled
+                || values.iter().any(|(name, value)| in_file("deleted", Some(name), Some(value)))
+                || key.iter().any(|(name, _)| in_file("changed", Some(name), None))
+                || in_file("changed", None, None)
+                    && !bag
+                    && key.iter().any(|(_, v)| matches!(v, Value::Text(_)))
+        }
+        Change::Changed(changes) => changes.iter().all(|(name, _, new)| {
+            let wanted: Vec<(&String, &Value)> =
+                key.iter().copied().filter(|(k, _)| *k != name).chain([(name, new)]).collect();
+            let here = mapped(&wanted).is_some_and(|all| count(out, &all) > 0);
+            here || in_file("changed", Some(name), Some(new)) || (bag && in_file("", Some(name), Some(new)))
+        }),
+    }
+}
+
+fn default(now: &Connection, table: &str, column: &str, value: &Value) -> bool {
+    let default: Option<String> = now
+        .query_row("SELECT dflt_value FROM pragma_table_xinfo(?1) WHERE name = ?2", [table, column], |row| {
+            row.get(0)
+        })
+        .unwrap_or(None);
+    let Some(default) = default else { return false };
+    let declared: String = now
+        .query_row("SELECT type FROM pragma_table_xinfo(?1) WHERE name = ?2", [table, column], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    // As the column stores it.
+    let scratch = Connection::open_in_memory().unwrap();
+    scratch
+        .execute_batch(&format!("CREATE TABLE d (v {declared}); INSERT INTO d VALUES ({default});"))
+        .unwrap();
+    scratch.query_row("SELECT v FROM d", [], |row| row.get::<_, Value>(0)).unwrap() == *value
+}
+
+fn cases() -> u32 {
+    std::env::var("PLIMSOLL_CARRY_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
+fn run(check: fn(&History) -> Result<(), String>) {
+    let config =
+        Config { cases: cases(), failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let result =
+        TestRunner::new(config).run(&histories(), |history| check(&history).map_err(TestCaseError::fail));
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn without_a_migration_the_carried_database_is_the_present_one() {
+    run(identity);
+}
+
+#[test]
+fn with_a_migration_no_difference_is_silent() {
+    run(|history| conserved(history).map(drop));
+}
