@@ -265,3 +265,51 @@ pub(super) fn listening_sockets() -> Vec<PathBuf> {
     let found: BTreeSet<PathBuf> = table.lines().skip(1).filter_map(path).collect();
     found.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn all_but_the_refused_folders_is_allowed_and_no_link_leads_into_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        for folder in ["srv/shop/shared", "srv/shop/bin", "srv/blog"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        symlink(root.join("srv/shop/shared"), root.join("srv/data")).unwrap();
+        symlink(root.join("srv"), root.join("www")).unwrap();
+        let allowed = all_but(&[root.join("www/shop/shared")]);
+        let below = |path: &str| allowed.contains(&root.join(path));
+        assert!(below("srv/shop/bin") && below("srv/blog"), "{allowed:?}");
+        assert!(allowed.contains(&PathBuf::from("/usr")) && !allowed.contains(&PathBuf::from("/")));
+        let shared = root.join("srv/shop/shared");
+        for path in &allowed {
+            let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            assert!(!real.starts_with(&shared) && !shared.starts_with(&real), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn sockets_that_take_connections_or_messages_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stream, message) = (dir.path().join("stream.sock"), dir.path().join("message.sock"));
+        let _listener = UnixListener::bind(&stream).unwrap();
+        let _log = UnixDatagram::bind(&message).unwrap();
+        let found = listening_sockets();
+        assert!(found.contains(&stream) && found.contains(&message), "{found:?}");
+    }
+
+    #[test]
+    fn nothing_is_started_without_walls() {
+        let dir = tempfile::tempdir().unwrap();
+        let walls = dir.path().join("walls.json");
+        let words = [OsString::from("true")];
+        assert!(matches!(exec(&walls, &words), Refused::Walls { .. }));
+        fs::write(&walls, "{}").unwrap();
+        assert!(matches!(exec(&walls, &words), Refused::Walls { .. }));
+    }
+}

@@ -1,46 +1,19 @@
 //! One release in the rehearsal: copied, started within its walls, asked, stopped.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use plimsoll_core::check::{Check, Verdict};
-use plimsoll_core::ports::{Failure, FailureKind};
+use plimsoll_core::ports::Failure;
 
-use super::confine::{Report, Walls};
-use super::copy::{self, Copied, Places};
-use super::{Candidate, Confinement, Spec, culprit, first_bad, ms};
-use crate::durable;
-use crate::logfile::LogFile;
+use super::bench::Bench;
+use super::{Candidate, Spec, culprit, ms};
 use crate::probe::opened::{self, Opening};
 use crate::probe::smoke::{self, Target};
 use crate::process::{self, base_env};
-use crate::service::{App, Children, Instance, Launch};
-use crate::sqlite::Stop;
+use crate::service::{App, Instance, Launch};
 
 const OPENED: &str = "The copy opened the database that it was given";
-
-/// Where releases are tried.
-pub(super) struct Bench {
-    pub(super) readable: Vec<PathBuf>,
-    pub(super) sockets: Vec<PathBuf>,
-    /// Whether this thread has a network of its own, and why not.
-    pub(super) own_network: Result<(), String>,
-    /// The folder that belongs to what is tried.
-    pub(super) inside: PathBuf,
-    /// The file that tells the walls; outside of them.
-    pub(super) walls: PathBuf,
-    pub(super) places: Places,
-    pub(super) log: Arc<LogFile>,
-    pub(super) children: Children,
-    /// When everything must be done.
-    pub(super) deadline: Instant,
-    /// With that deadline.
-    pub(super) stop: Stop,
-    /// What the kernel did, once something has been started.
-    pub(super) confined: Option<Report>,
-}
 
 /// A release that ran.
 pub(super) struct Tried {
@@ -55,98 +28,6 @@ pub(super) struct Tried {
 }
 
 impl Bench {
-    /// Copies a release.
-    pub(super) fn copy(&self, candidate: &Candidate) -> Result<(PathBuf, Copied), Failure> {
-        copy::release(&self.places, &candidate.folder, &self.stop).map_err(|error| {
-            self.over().unwrap_or_else(|| {
-                let what = format!("release {} could not be copied for its rehearsal", candidate.id);
-                Failure::failed(
-                    what,
-                    error.to_string(),
-                    "free some room or mend the folder, then deploy again",
-                )
-            })
-        })
-    }
-
-    /// Why everything must end now, when it must.
-    pub(super) fn over(&self) -> Option<Failure> {
-        let error = self.stop.check("rehearsing").err()?;
-        Some(match error {
-            crate::sqlite::Error::Stopped { .. } => {
-                Failure::failed("the rehearsal was interrupted", "somebody asked to stop", "deploy again")
-                    .of_kind(FailureKind::Interrupted)
-            }
-            _ => Failure::failed(
-                "the rehearsal took too long",
-                "its time was over before it was done",
-                "see in the run's rehearsal.log what took the time, then deploy again",
-            ),
-        })
-    }
-
-    /// What kept the copies from production.
-    pub(super) fn confinement(&self) -> Confinement {
-        let Some(report) = &self.confined else {
-            let none = "none: nothing was started".to_owned();
-            return Confinement { filesystem: none.clone(), network: none.clone(), sockets: none };
-        };
-        let network = match &self.own_network {
-            Ok(()) => "namespace".to_owned(),
-            Err(why) if report.ports => format!("landlock-ports: {why}; datagrams are not refused"),
-            Err(why) => format!("none: {why}, and Landlock refuses connections only from Linux 6.7 on"),
-        };
-        Confinement { filesystem: report.files.clone(), network, sockets: report.sockets.clone() }
-    }
-
-    fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    fn report(&self) -> PathBuf {
-        self.inside.join("tmp/confined.json")
-    }
-
-    /// Writes down what a program may do, and gives the words that come before its own.
-    fn launcher(&self, spec: &Spec, also_readable: &Path) -> Result<Vec<String>, Failure> {
-        let mut readable = self.readable.clone();
-        // The paths in a virtual environment name the folder that it was made in.
-        readable.push(also_readable.to_owned());
-        readable.push(self.walls.clone());
-        // Wherever this program lies, it has to be read to be started.
-        readable.extend(spec.launcher.first().map(PathBuf::from));
-        let walls = Walls {
-            readable,
-            writable: vec![self.inside.clone()],
-            sockets: self.sockets.clone(),
-            own_port_only: self.own_network.is_err(),
-            report: self.report(),
-        };
-        let text = serde_json::to_vec(&walls).map_err(|e| durable::Error::io("write", &self.walls, e))?;
-        durable::write(&self.walls, durable::PRIVATE, &text)?;
-        let mut words = spec.launcher.clone();
-        words.extend([self.walls.display().to_string(), "--".to_owned()]);
-        Ok(words)
-    }
-
-    /// The app's own settings as they are for a copy.
-    fn env(&self, spec: &Spec) -> BTreeMap<String, String> {
-        let database = self.places.database().map(|path| path.display().to_string()).unwrap_or_default();
-        let own = spec.app.env.iter().map(|(name, value)| (name.clone(), self.places.setting(value)));
-        let mut env: BTreeMap<String, String> = own.collect();
-        let over = spec.env.iter().map(|(name, value)| {
-            let value = value.replace("${DATABASE_PATH}", &database).replace("$DATABASE_PATH", &database);
-            (name.clone(), self.places.setting(&value))
-        });
-        env.extend(over);
-        let tmp = self.inside.join("tmp").display().to_string();
-        for name in ["TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"] {
-            env.insert(name.to_owned(), tmp.clone());
-        }
-        env.insert("PLIMSOLL_REHEARSAL".to_owned(), "1".to_owned());
-        env
-    }
-
     /// Runs the migrate commands on the copy.
     pub(super) fn migrate(&mut self, spec: &Spec, folder: &Path) -> Result<(), Failure> {
         let launcher = self.launcher(spec, &spec.new.folder)?;
@@ -182,11 +63,6 @@ impl Bench {
             }
         }
         Ok(())
-    }
-
-    fn note_confined(&mut self) {
-        let report = std::fs::read(self.report()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        self.confined = report.or(self.confined.take());
     }
 
     /// Starts the copy of a release, runs every smoke test, sees what it has open, and stops it.
@@ -290,28 +166,47 @@ impl Bench {
         }
     }
 
-    /// The failure, with the place where production's own path is written when the copy may have stumbled over it.
+    /// The failure, with what a person has to know when it was the walls that the copy ran into.
     fn explained(&self, spec: &Spec, folder: &Path, mut failure: Failure) -> Failure {
         let Some(database) = &spec.app.database else { return failure };
+        let said = format!("{}\n{}", failure.why, self.log.tail(40).join("\n"));
+        let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
         let mut paths = vec![database.clone(), spec.app.root.join("shared"), spec.app.root.join("current")];
         paths.extend(std::fs::canonicalize(database));
         let mut lines = culprit::lines_that_name(folder, &paths);
         let shared = self.inside.join("shared");
         lines.extend(culprit::lines_that_name(&shared, &paths).iter().map(|line| format!("shared/{line}")));
-        let said = paths.iter().any(|path| failure.why.contains(&*path.to_string_lossy()));
-        if lines.is_empty() && !said {
-            return failure;
+        let named = paths.iter().any(|path| said.contains(&*path.to_string_lossy()));
+        let refused =
+            says(&["ermission denied", "EACCES", "unable to open database", "CANTOPEN", "not permitted"]);
+        if named || (refused && !lines.is_empty()) {
+            let place = if lines.is_empty() { "its output".to_owned() } else { lines.join(", ") };
+            failure.why = format!(
+                "{}\nIt tried to open production's own {}, it seems: {place} names it. A rehearsal keeps production \
+                 out of reach.",
+                failure.why,
+                database.display()
+            );
+            failure.next = "let the app open the file that the variable DATABASE_PATH names; or put the variable that \
+                            it reads into [rehearsal].env, such as DB_FILE = \"$DATABASE_PATH\"; then deploy again"
+                .to_owned();
+        } else if refused {
+            failure.next =
+                "a copy may write in its own folder, in shared/ and in $TMPDIR, and nowhere else: let the \
+                            app write there, or mend what its output says; then deploy again"
+                    .to_owned();
+        } else if says(&[
+            "onnection refused",
+            "ECONNREFUSED",
+            "unreachable",
+            "name resolution",
+            "getaddrinfo",
+        ]) {
+            failure.next =
+                "a copy reaches no other program, on this machine or beyond: let the app do without it when \
+                            PLIMSOLL_REHEARSAL is set, or through [rehearsal].env; then deploy again"
+                    .to_owned();
         }
-        let database = database.display();
-        let place = if lines.is_empty() { "its output".to_owned() } else { lines.join(", ") };
-        failure.why = format!(
-            "{}\nIt tried to open production's own {database}, it seems: {place} names it. A rehearsal keeps \
-             production out of reach.",
-            failure.why
-        );
-        failure.next = "let the app open the file that the variable DATABASE_PATH names; or put the variable \
-                        that it reads into [rehearsal].env, such as DB_FILE = \"$DATABASE_PATH\"; then deploy again"
-            .to_owned();
         failure
     }
 }
@@ -322,7 +217,6 @@ impl Tried {
         if let Some(failure) = &self.interrupted {
             return Err(failure.clone());
         }
-        let bad = first_bad(&self.smoke);
         if self.opened.verdict == Verdict::Fail {
             let database = bench.places.database().map(|path| path.display().to_string()).unwrap_or_default();
             let what = "the release does not open the database that it is given".to_owned();
@@ -331,6 +225,7 @@ impl Tried {
                         [build].link; then deploy again";
             return Err(Failure::failed(what, why, next));
         }
+        let bad = self.smoke.iter().find(|check| matches!(check.verdict, Verdict::Fail | Verdict::Unknown));
         let Some(bad) = bad else { return Ok(()) };
         let came = bad.evidence.get("came").and_then(|came| came.as_str()).unwrap_or_default();
         let why = if came.is_empty() { bad.why().to_owned() } else { format!("{}: {came}", bad.why()) };
