@@ -27,7 +27,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use crate::gate::{Gate, GateState};
 pub use crate::page::Page;
@@ -46,6 +46,9 @@ const BACKLOG: i32 = 4096;
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long a connection that was accepted just before a shutdown has for its request.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
 /// How a front door behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -61,6 +64,8 @@ pub struct Options {
     pub answer_after: Vec<(String, Duration)>,
     /// How long a request waits for an app that does not listen while the gate is open.
     pub app_down_wait: Duration,
+    /// How long requests wait from the first one on; without it the gate is shut until told otherwise.
+    pub hold_first: Option<Duration>,
     /// Believe the `X-Forwarded-*` and `Forwarded` of clients on the loopback: a TLS proxy on this machine.
     pub trust_loopback: bool,
 }
@@ -74,6 +79,7 @@ impl Default for Options {
             header_timeout: Duration::from_secs(30),
             answer_after: Vec::new(),
             app_down_wait: Duration::from_secs(2),
+            hold_first: None,
             trust_loopback: false,
         }
     }
@@ -113,7 +119,8 @@ pub(crate) struct Shared {
 }
 
 impl FrontDoor {
-    /// Starts to accept on `listener`. The gate is shut until told otherwise.
+    /// Starts to accept on `listener`. The gate is shut until told otherwise, or held with [`Options::hold_first`]:
+    /// an inherited listener may have clients waiting, who are let in at once.
     ///
     /// The process's soft limit of open files is raised to its hard limit: each waiting request needs a descriptor.
     ///
@@ -138,6 +145,9 @@ impl FrontDoor {
             Arc::clone(&traffic),
             runtime.handle().clone(),
         );
+        if let Some(first) = options.hold_first {
+            gate.hold(Instant::now() + first);
+        }
         let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
         let door = Arc::new(Shared {
             options,
@@ -191,11 +201,15 @@ impl FrontDoor {
         self.door.traffic.recent(span)
     }
 
-    /// Stops: no new connections, 503 for what waits, up to `grace` for requests in flight. Returns whether all ended in time.
+    /// Stops: no new connections, 503 for what waits, up to `grace` for requests in flight, and for those of clients
+    /// that were accepted a moment ago. Returns whether all ended in time.
     pub fn shutdown(&self, grace: Duration) -> bool {
         let until = Instant::now() + grace;
         self.stop.send_replace(true);
-        self.door.gate.shut(Page::stopping(&self.door.options.app_name));
+        let stopping = Page::stopping(&self.door.options.app_name);
+        if self.door.gate.current() != GateState::Open {
+            self.door.gate.shut(stopping.clone());
+        }
         let mut connections = self.door.connections.lock().unwrap_or_else(PoisonError::into_inner);
         while *connections > 0 {
             let left = until.saturating_duration_since(Instant::now());
@@ -207,6 +221,7 @@ impl FrontDoor {
         }
         let all = *connections == 0;
         drop(connections);
+        self.door.gate.shut(stopping);
         self.end();
         all
     }
@@ -276,14 +291,27 @@ async fn attend(door: Arc<Shared>, http: http1::Builder, client: Client, mut sto
     let _counted = Counted::new(&door);
     let client = Arc::new(client);
     let io = TokioIo::new(client.io());
-    let service = service_fn(move |request| forward::serve(Arc::clone(&door), Arc::clone(&client), request));
+    let first = Arc::new(Notify::new());
+    let asked = Arc::clone(&first);
+    let service = service_fn(move |request| {
+        asked.notify_one();
+        forward::serve(Arc::clone(&door), Arc::clone(&client), request)
+    });
     let mut connection = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
     // A connection's errors are its client's; what they mean for a request is counted with it.
     tokio::select! {
         biased;
-        _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        _ = stopped.wait_for(|stop| *stop) => {}
         _ = connection.as_mut() => return,
     }
+    // hyper closes a connection that has not asked yet, and with it a request that is on its way.
+    tokio::select! {
+        biased;
+        () = first.notified() => {}
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
+    }
+    connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
@@ -324,6 +352,37 @@ mod tests {
         assert!(receive(&mut idle).is_err());
         assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
         assert!(door.shutdown(Duration::ZERO), "a second time does nothing");
+    }
+
+    #[test]
+    fn a_client_that_was_accepted_before_a_shutdown_gets_its_answer() {
+        let app = App::saying("here", Duration::ZERO);
+        let door = door_to(&app);
+        let mut client = open(door.local_addr());
+        until("it is accepted", || *door.door.connections.lock().unwrap() == 1);
+        thread::scope(|scope| {
+            let stopping = scope.spawn(|| door.shutdown(Duration::from_secs(20)));
+            until("it stops", || *door.stop.borrow());
+            send(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            assert_eq!(receive(&mut client).unwrap().status, 200);
+            assert!(stopping.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn who_waits_at_an_inherited_listener_is_not_turned_away() {
+        let app = App::saying("here", Duration::ZERO);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || get(addr, "/").unwrap().status);
+            let options = Options { hold_first: Some(Duration::from_secs(20)), ..Options::default() };
+            let door = FrontDoor::start(listener, options).unwrap();
+            until("it waits", || door.gate().parked() == 1);
+            door.set_target(Some(app.target("r")));
+            door.gate().open();
+            assert_eq!(waiting.join().unwrap(), 200);
+        });
     }
 
     #[test]
