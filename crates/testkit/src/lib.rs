@@ -14,6 +14,7 @@ mod repo;
 mod sandbox;
 mod serve;
 pub mod shop;
+mod systemd_box;
 pub mod wait;
 
 pub use buyers::Buyers;
@@ -22,3 +23,4 @@ pub use output::Output;
 pub use repo::Repo;
 pub use sandbox::{Sandbox, binary};
 pub use serve::Serve;
+pub use systemd_box::SystemdBox;
