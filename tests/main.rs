@@ -10,6 +10,7 @@ mod crash;
 mod deploy;
 mod full_disk;
 mod imports;
+mod install;
 mod interrupted;
 mod production;
 mod rollback;

@@ -78,6 +78,22 @@ Examples:
   plimsoll check
   plimsoll check --json | jq 'select(.verdict == \"fail\")'")]
     Check,
+    /// Start `plimsoll serve` with the machine: systemd units, or a supervisor program
+    ///
+    /// Shows the files first. Writes a service, for the front door a socket that stays open while Plimsoll is
+    /// restarted, and for units that a run stops a drop-in that keeps them down meanwhile.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll install --print           show the files
+  plimsoll install --start           write them, start it now and with the machine
+  plimsoll install --supervisor      a supervisor program instead of systemd units")]
+    Install(InstallArgs),
+    /// Take away what `install` wrote, and nothing else
+    #[command(after_long_help = "\
+Examples:
+  plimsoll uninstall --print         show which files go away
+  plimsoll uninstall")]
+    Uninstall(UninstallArgs),
     /// Run the front door, the app and the engine; keeps running
     ///
     /// Finishes or undoes a deployment that was interrupted before it lets anybody in. Ends on SIGTERM.
@@ -163,6 +179,40 @@ pub(crate) struct InitArgs {
     /// Show the file on stdout instead of writing it
     #[arg(long)]
     pub(crate) print: bool,
+}
+
+/// `install`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InstallArgs {
+    /// Show the files on stdout and write nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Do not ask before they are written
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Start it now, and with the machine
+    #[arg(long)]
+    pub(crate) start: bool,
+    /// Write a supervisor program instead of systemd units [default: when supervisor runs the app]
+    #[arg(long)]
+    pub(crate) supervisor: bool,
+    /// Who it runs as [default: the owner of the app's root]
+    #[arg(long, value_name = "NAME", value_parser = user)]
+    pub(crate) user: Option<String>,
+    /// Where the socket unit listens, when [front].listen is "systemd"
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+}
+
+/// `uninstall`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UninstallArgs {
+    /// Show which files go away and remove nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Do not ask before it is stopped and they are removed
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// `deploy`
@@ -369,6 +419,16 @@ fn revision(text: &str) -> Result<String, String> {
     }
 }
 
+/// A user's name goes into a file that root's programs read: one plain word.
+fn user(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match text {
+        "" => Err("a user's name is a word".to_owned()),
+        _ if text.chars().all(plain) && !text.starts_with('-') => Ok(text.to_owned()),
+        _ => Err("a user's name has letters, digits, `.`, `-` and `_`".to_owned()),
+    }
+}
+
 /// Something to say: not nothing.
 fn words(text: &str) -> Result<String, String> {
     match text.trim() {
@@ -443,6 +503,8 @@ mod tests {
             "show twelve",
             "frobnicate",
             "show --format pdf",
+            "install --user a\nb",
+            "install --listen 8080",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

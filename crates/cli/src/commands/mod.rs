@@ -5,6 +5,7 @@ mod check;
 mod deploy;
 mod history;
 mod init;
+mod install;
 mod serve;
 mod verify;
 
@@ -24,6 +25,8 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
     match &args.command {
         Command::Init(init) => init::init(&args.global, init, ui),
         Command::Check => check::check(&args.global, ui),
+        Command::Install(install) => install::install(&config()?, install, ui),
+        Command::Uninstall(uninstall) => install::uninstall(&config()?, uninstall, ui),
         Command::Serve => serve::run(&config()?, ui),
         Command::Deploy(deploy) => deploy::deploy(&config()?, deploy, ui),
         Command::Rollback(rollback) => deploy::rollback(&config()?, rollback, ui),

@@ -1,6 +1,6 @@
 //! `plimsoll serve`: the one long-lived process. It owns the lock, the journal, the gate and the app.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,9 +16,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::audience::{Ask, Onlooker, Show, StopWish};
-use crate::config::{Config, Listen, ServiceKind};
+use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
+use crate::inherited::{self, Way};
+use crate::readiness;
 use crate::station::{self, Station};
 use crate::ui::Ui;
 use crate::wire::{Reply, Request, Status, Word};
@@ -88,16 +90,19 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
             let _ = reap_orphans();
         }
     });
-    match &served.front {
-        Some(front) => ui.say(&format!("{}: front door on {}", config.app.name, front.local_addr())),
-        None => ui.say(&format!("{}: no front door", config.app.name)),
-    }
+    let where_to = match &served.front {
+        Some(front) => format!("{}: front door on {}", config.app.name, front.local_addr()),
+        None => format!("{}: no front door", config.app.name),
+    };
+    ui.say(&where_to);
+    readiness::ready(&where_to);
     for signal in signals.forever() {
         // A terminal that goes away takes nothing with it.
         if signal != SIGHUP {
             break;
         }
     }
+    readiness::stopping();
     ui.say("stopping: no new requests; what is running is finished first");
     let result = served.close(config);
     let _ = std::fs::remove_file(station::socket(config));
@@ -106,11 +111,30 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
 
 fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
     let Some(settings) = &config.front else { return Ok(None) };
-    let Listen::Address(address) = settings.listen else {
-        return Err(Error::usage("[front].listen = \"systemd\" is not supported yet")
-            .next("write an address, for example listen = \"127.0.0.1:8080\""));
+    let listener = match inherited::choose(inherited::listeners()?, &settings.listen)? {
+        Way::Passed(listener) => listener,
+        Way::Bind(address) => bind(address)?,
     };
-    let listener = TcpListener::bind(address).map_err(|error| {
+    let options = Options {
+        app_name: config.app.name.clone(),
+        answer_after: settings.answer_after.iter().map(|(path, after)| (path.clone(), *after)).collect(),
+        // Whoever waits already waits on, until the current release runs.
+        hold_first: Some(first_hold(config)),
+        ..Options::default()
+    };
+    let front = FrontDoor::start(listener, options)
+        .map_err(|e| Error::failed("the front door cannot be started").why(e.to_string()))?;
+    Ok(Some(front))
+}
+
+/// How long requests wait for the app when `serve` starts.
+fn first_hold(config: &Config) -> Duration {
+    let budget = config.front.as_ref().map_or(Duration::ZERO, |front| front.hold_budget);
+    config.service.start_timeout.max(budget)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).map_err(|error| {
         Error::usage(format!("the front door cannot listen on {address}"))
             .why(error.to_string())
             .state("nothing was started")
@@ -118,15 +142,7 @@ fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
                 "see who has it: ss -ltnp 'sport = :{}'; or choose another [front].listen",
                 address.port()
             ))
-    })?;
-    let options = Options {
-        app_name: config.app.name.clone(),
-        answer_after: settings.answer_after.iter().map(|(path, after)| (path.clone(), *after)).collect(),
-        ..Options::default()
-    };
-    let front = FrontDoor::start(listener, options)
-        .map_err(|e| Error::failed("the front door cannot be started").why(e.to_string()))?;
-    Ok(Some(front))
+    })
 }
 
 fn control_error(error: ControlError) -> Error {
@@ -137,6 +153,7 @@ fn control_error(error: ControlError) -> Error {
 
 impl Served {
     fn set_trouble(&self, trouble: Vec<String>) {
+        readiness::status(trouble.first().map_or("users are let in", String::as_str));
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
@@ -144,8 +161,7 @@ impl Served {
     fn boot(&self, ended: Vec<String>, ui: &Arc<Ui>) {
         let config = self.station.config();
         if let Some(front) = &self.front {
-            let budget = config.front.as_ref().map_or(Duration::ZERO, |front| front.hold_budget);
-            front.gate().hold(Instant::now() + config.service.start_timeout.max(budget));
+            front.gate().hold(Instant::now() + first_hold(config));
         }
         let shown = Arc::clone(ui);
         let show: Show = Arc::new(move |reply| told(&shown, reply));
@@ -169,6 +185,7 @@ impl Served {
                     if let Some(front) = &self.front {
                         front.gate().shut(Page::no_release(&config.app.name));
                     }
+                    readiness::status("there is no release yet");
                     ui.say("there is no release yet; bring one live with: plimsoll deploy");
                     return;
                 }

@@ -1,0 +1,381 @@
+//! `install` and `uninstall`: what starts `plimsoll serve` with the machine. Shown before it is written; only what was
+//! written, and is still as it was written, is taken away.
+
+mod units;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plimsoll_host::durable;
+use plimsoll_host::process::{self, Command, End, Limits, Sink};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::args::{InstallArgs, UninstallArgs};
+use crate::config::{Config, Listen, ServiceKind, WorkerKind};
+use crate::error::{Error, Kind};
+use crate::follow;
+use crate::ui::Ui;
+use units::{UnitFile, Wanted};
+
+/// How long systemctl or supervisorctl may take; stopping `serve` waits for its run.
+const PATIENCE: Duration = Duration::from_secs(600);
+const FILE_MODE: u32 = 0o644;
+const FOLDER_MODE: u32 = 0o755;
+
+/// Who starts `serve`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Manager {
+    Systemd,
+    Supervisor,
+}
+
+/// What was written, kept in `runs/installed.json`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+struct Installed {
+    manager: Manager,
+    files: Vec<UnitFile>,
+}
+
+/// `plimsoll install`
+pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<(), Error> {
+    let by_supervisor = args.supervisor || matches!(config.service.kind, ServiceKind::Supervisor { .. });
+    let manager = if by_supervisor { Manager::Supervisor } else { Manager::Systemd };
+    let program = std::env::current_exe()
+        .map_err(|e| Error::failed("the path of this program cannot be told").why(e.to_string()))?;
+    let user = match &args.user {
+        Some(name) => Some(name.clone()),
+        None => owner(config)?,
+    }
+    .filter(|name| name != "root");
+    let listen = listen(config, args, manager)?;
+    let wanted = Wanted { config, program: &program, user: user.as_deref(), listen };
+    let files = match manager {
+        Manager::Systemd => units::systemd(&wanted),
+        Manager::Supervisor => units::supervisor(&wanted),
+    };
+    if files.iter().any(|file| file.path.to_string_lossy().contains(char::is_control)) {
+        return Err(Error::usage("a path with control characters cannot stand in a unit"));
+    }
+    show(&files, ui);
+    notes(config, &user, manager, ui);
+    if args.print {
+        return Ok(());
+    }
+    let before = record(config)?;
+    refuse_others(&files, before.as_ref())?;
+    let gone: Vec<UnitFile> =
+        before.iter().flat_map(|b| &b.files).filter(|old| !is_in(old, &files)).cloned().collect();
+    for file in &gone {
+        ui.say(&format!("no longer needed, goes away: {}", file.path.display()));
+    }
+    agreed(args.yes, &format!("Write {} file(s) as root?", files.len()), ui)?;
+    // Known before anything is written, so that a half-done install can be taken away.
+    let mut all = files.clone();
+    all.extend(gone.iter().cloned());
+    keep(config, &Installed { manager, files: all })?;
+    for file in &files {
+        if let Some(folder) = file.path.parent() {
+            durable::create_dir(folder, FOLDER_MODE).map_err(|e| unwritten(&e))?;
+        }
+        durable::write(&file.path, FILE_MODE, file.text.as_bytes()).map_err(|e| unwritten(&e))?;
+    }
+    let left = take_away(&gone, ui)?;
+    keep(config, &Installed { manager, files: files.iter().chain(&left).cloned().collect() })?;
+    let name = units::name(config);
+    match manager {
+        Manager::Systemd => systemd_started(&name, &files, args.start, ui),
+        Manager::Supervisor => supervisor_started(&name, args.start, ui),
+    }
+}
+
+fn systemd_started(name: &str, files: &[UnitFile], start: bool, ui: &Ui) -> Result<(), Error> {
+    if !Path::new("/run/systemd/system").exists() {
+        ui.say("written; systemd does not run here, so nothing was started");
+        return Ok(());
+    }
+    run(&["systemctl", "daemon-reload"])?;
+    let mut units = vec![format!("{name}.service")];
+    if files.iter().any(|file| file.path.extension().is_some_and(|e| e == "socket")) {
+        units.insert(0, format!("{name}.socket"));
+    }
+    let units: Vec<&str> = units.iter().map(String::as_str).collect();
+    if !start {
+        ui.say(&format!("installed; start it with: systemctl enable --now {}", units.join(" ")));
+        return Ok(());
+    }
+    let words = ["systemctl", "enable", "--now"].iter().chain(&units).copied().collect::<Vec<_>>();
+    run(&words).map_err(|error| {
+        let log = said(&[
+            "journalctl",
+            "--no-pager",
+            "--quiet",
+            "--output=cat",
+            "--lines=20",
+            "--unit",
+            units[units.len() - 1],
+        ]);
+        error.details(log).next(format!("systemctl status {name}.service; plimsoll check"))
+    })?;
+    ui.say(&format!("installed and started: {}", units.join(", ")));
+    Ok(())
+}
+
+fn supervisor_started(name: &str, start: bool, ui: &Ui) -> Result<(), Error> {
+    let (reread, update) = (["supervisorctl", "reread"], ["supervisorctl", "update", name]);
+    if !start {
+        ui.say(&format!("installed; start it with: {} && {}", reread.join(" "), update.join(" ")));
+        return Ok(());
+    }
+    run(&reread)?;
+    run(&update)?;
+    ui.say(&format!("installed and started: {name}"));
+    Ok(())
+}
+
+/// `plimsoll uninstall`
+pub(crate) fn uninstall(config: &Config, args: &UninstallArgs, ui: &Ui) -> Result<(), Error> {
+    let Some(installed) = record(config)? else {
+        return Err(Error::usage("nothing was installed for this app")
+            .why(format!("{} is not there", record_path(config).display()))
+            .next("plimsoll install"));
+    };
+    for file in installed.files.iter().filter(|file| file.path.exists()) {
+        ui.data(&file.path.display().to_string());
+    }
+    if args.print {
+        return Ok(());
+    }
+    let name = units::name(config);
+    ui.warn(&format!("this stops {name}, and with it what it runs: front door and app"));
+    agreed(args.yes, "Stop it and remove these files?", ui)?;
+    match installed.manager {
+        Manager::Systemd if Path::new("/run/systemd/system").exists() => {
+            let ours = |end: &str| {
+                let unit = format!("{name}.{end}");
+                installed
+                    .files
+                    .iter()
+                    .any(|file| file.path.ends_with(&unit) && file.path.exists())
+                    .then_some(unit)
+            };
+            // The socket first: a request would start the service again.
+            for unit in [ours("socket"), ours("service")].into_iter().flatten() {
+                run(&["systemctl", "disable", "--now", &unit])?;
+            }
+        }
+        // It need not run, and may never have read the program.
+        Manager::Supervisor if process_is_known(&name) => run(&["supervisorctl", "stop", &name])?,
+        _ => {}
+    }
+    let left = take_away(&installed.files, ui)?;
+    match installed.manager {
+        Manager::Systemd if Path::new("/run/systemd/system").exists() => {
+            run(&["systemctl", "daemon-reload"])?
+        }
+        Manager::Supervisor if process_is_known(&name) => run(&["supervisorctl", "update", &name])?,
+        _ => {}
+    }
+    if left.is_empty() {
+        durable::remove(&record_path(config)).map_err(|e| follow::plain(e.into()))?;
+        ui.say("uninstalled; data, releases and configuration are untouched");
+        return Ok(());
+    }
+    keep(config, &Installed { manager: installed.manager, files: left.clone() })?;
+    let names = left.iter().map(|file| file.path.display().to_string());
+    Err(Error::failed("some files were changed since they were installed, and were left")
+        .details(names)
+        .state("everything else that was installed is gone")
+        .next("look at them, and remove them by hand"))
+}
+
+fn process_is_known(name: &str) -> bool {
+    let lines = said(&["supervisorctl", "status", name]);
+    lines.iter().any(|line| line.starts_with(name) && !line.contains("no such"))
+}
+
+/// Removes files that are still as they were written, and a drop-in folder that is empty then. Returns the others.
+fn take_away(files: &[UnitFile], ui: &Ui) -> Result<Vec<UnitFile>, Error> {
+    let mut left = Vec::new();
+    for file in files {
+        let Ok(text) = std::fs::read_to_string(&file.path) else { continue };
+        if text != file.text {
+            ui.warn(&format!("{} was changed since; it stays", file.path.display()));
+            left.push(file.clone());
+            continue;
+        }
+        durable::remove(&file.path).map_err(|e| unwritten(&e))?;
+        if let Some(folder) = file.path.parent().filter(|f| f.extension().is_some_and(|e| e == "d")) {
+            // Not empty: other drop-ins are somebody else's.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+    Ok(left)
+}
+
+fn show(files: &[UnitFile], ui: &Ui) {
+    for file in files {
+        let path = file.path.display().to_string();
+        if ui.is_json() {
+            ui.object(&json!({ "event": "install", "path": path, "text": file.text }));
+        } else {
+            ui.data(&format!("--- {path}\n{}", file.text));
+        }
+    }
+}
+
+/// What a person should know before agreeing.
+fn notes(config: &Config, user: &Option<String>, manager: Manager, ui: &Ui) {
+    let asks_systemd = matches!(config.service.kind, ServiceKind::Systemd { .. })
+        || config.workers.iter().any(|worker| matches!(worker.kind, WorkerKind::Systemd { .. }));
+    match user {
+        None => {
+            ui.warn("it runs as root, because the app's root belongs to root; --user NAME gives it another")
+        }
+        Some(name) if asks_systemd => {
+            ui.warn(&format!(
+                "{name} must be allowed to stop and start the units of the app and its workers"
+            ));
+        }
+        Some(_) => {}
+    }
+    if manager == Manager::Supervisor && asks_systemd {
+        ui.warn("supervisor cannot keep units down during a run, as `plimsoll install` for systemd does");
+    }
+}
+
+/// Where the front door is to listen.
+fn listen(config: &Config, args: &InstallArgs, manager: Manager) -> Result<Option<SocketAddr>, Error> {
+    let Some(front) = &config.front else { return Ok(None) };
+    let refused = |what: &str, next: &str| Err(Error::usage(what).state("nothing was written").next(next));
+    match (&front.listen, args.listen) {
+        (Listen::Systemd, _) if manager == Manager::Supervisor => refused(
+            "supervisor passes no socket, and [front].listen is \"systemd\"",
+            "write an address: listen = \"127.0.0.1:8080\"",
+        ),
+        (Listen::Systemd, None) => refused(
+            "it must be said where the socket unit is to listen, because [front].listen is \"systemd\"",
+            "plimsoll install --listen 127.0.0.1:8080",
+        ),
+        (Listen::Systemd, Some(address)) => Ok(Some(address)),
+        (Listen::Address(configured), Some(address)) if *configured != address => refused(
+            &format!("[front].listen says {configured}, and --listen says {address}"),
+            "leave out --listen, or change plimsoll.toml",
+        ),
+        (Listen::Address(configured), _) => Ok(Some(*configured)),
+    }
+}
+
+/// Who owns the app's root, by name when that is known.
+fn owner(config: &Config) -> Result<Option<String>, Error> {
+    let place = [config.app.root.as_path(), &config.file].into_iter().find(|path| path.exists());
+    let path = place.unwrap_or(Path::new("/"));
+    let uid = std::fs::metadata(path)
+        .map_err(|e| Error::failed(format!("cannot look at {}", path.display())).why(e.to_string()))?
+        .uid();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| (*fields.first()?).to_owned().into())?
+    });
+    Ok(Some(name.unwrap_or_else(|| uid.to_string())))
+}
+
+/// A file of somebody else's is never written over.
+fn refuse_others(files: &[UnitFile], before: Option<&Installed>) -> Result<(), Error> {
+    let mut others = Vec::new();
+    for file in files {
+        let Ok(there) = std::fs::read_to_string(&file.path) else { continue };
+        let written = before.iter().flat_map(|b| &b.files).any(|f| f.path == file.path && f.text == there);
+        if !written && there != file.text {
+            others.push(file.path.display().to_string());
+        }
+    }
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "files are in the way that `plimsoll install` did not write, or that were changed since",
+    )
+    .details(others)
+    .state("nothing was written")
+    .next("compare them with: plimsoll install --print; then move them away"))
+}
+
+fn is_in(file: &UnitFile, files: &[UnitFile]) -> bool {
+    files.iter().any(|other| other.path == file.path)
+}
+
+fn agreed(yes: bool, question: &str, ui: &Ui) -> Result<(), Error> {
+    if yes || ui.confirm(question) == Some(true) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Blocked, "nobody agreed")
+        .state("nothing was changed")
+        .next("answer y, or pass --yes once you have read it"))
+}
+
+fn unwritten(error: &durable::Error) -> Error {
+    Error::failed("a file of the system could not be changed")
+        .why(error.to_string())
+        .state("what was written so far is taken away by: plimsoll uninstall")
+        .next("run it as root, or show the files with --print and write them yourself")
+}
+
+fn record_path(config: &Config) -> PathBuf {
+    config.runs().join("installed.json")
+}
+
+fn record(config: &Config) -> Result<Option<Installed>, Error> {
+    let path = record_path(config);
+    let unreadable = |why: String| {
+        Error::failed(format!("cannot read {}", path.display()))
+            .why(why)
+            .state("nothing was changed")
+            .next("it names the files that were installed; mend it, or remove it and them by hand")
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| unreadable(e.to_string())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unreadable(e.to_string())),
+    }
+}
+
+fn keep(config: &Config, installed: &Installed) -> Result<(), Error> {
+    let failed = |e: durable::Error| follow::plain(e.into());
+    let text = serde_json::to_string_pretty(installed)
+        .map_err(|e| Error::new(Kind::Bug, "what is installed cannot be noted").why(e.to_string()))?;
+    durable::create_dir(&config.runs(), durable::PRIVATE_DIR).map_err(failed)?;
+    durable::write(&record_path(config), durable::PRIVATE, text.as_bytes()).map_err(failed)
+}
+
+fn ask(words: &[&str], mut take: impl FnMut(&str)) -> Result<process::Ran, process::StartError> {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    let command = Command { words, env: process::base_env(), folder: PathBuf::from("/"), mark: None };
+    process::run(&command, Limits { time: Some(PATIENCE), ..Limits::default() }, Sink::Lines(&mut take))
+}
+
+/// What a program says; nothing when it cannot be run.
+fn said(words: &[&str]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let _ = ask(words, |line| lines.push(line.to_owned()));
+    lines
+}
+
+fn run(words: &[&str]) -> Result<(), Error> {
+    let line = words.join(" ");
+    let failed = |why: String| {
+        Error::failed(format!("`{line}` failed"))
+            .why(why)
+            .state("the files are written as shown")
+            .next(format!("mend it, then: {line}"))
+    };
+    let ran = ask(words, |_| ()).map_err(|e| failed(e.to_string()))?;
+    if ran.end == End::Exit(0) {
+        return Ok(());
+    }
+    Err(failed(format!("{}; {}", ran.end, ran.tail.join("\n"))))
+}
