@@ -12,9 +12,9 @@ use std::path::{Component, Path, PathBuf};
 use crate::durable;
 use crate::sqlite::Stop;
 
-/// A shared folder larger than this is empty in the copy: users' uploads, mostly.
+/// Files of a shared folder that are larger than this together are not in the copy: users' uploads, mostly.
 const LARGEST_SHARED: u64 = 64 << 20;
-/// A shared folder with more files than this is empty in the copy.
+/// Nor are those of a folder that holds more than this.
 const MOST_SHARED: u64 = 5_000;
 /// What must be free on the disk after all copies.
 const RESERVE: u64 = 64 << 20;
@@ -119,7 +119,7 @@ pub(super) struct Copied {
 pub(super) fn release(places: &Places, folder: &Path, stop: &Stop) -> Result<(PathBuf, Copied), Error> {
     let name = folder.file_name().unwrap_or_default();
     let to = places.scratch.join("releases").join(name);
-    room(&places.scratch, tree(folder, u64::MAX, stop)?.1)?;
+    room(&places.scratch, tree(folder, u64::MAX, places, stop)?.1)?;
     let mut walk = Walk { places, stop, inside: folder, wanted: BTreeSet::new(), copied: Copied::default() };
     fs::create_dir_all(to.parent().unwrap_or(&to)).map_err(io(&to))?;
     walk.copy(folder, &to)?;
@@ -135,8 +135,9 @@ fn room(at: &Path, bytes: u64) -> Result<(), Error> {
     if free < need { Err(Error::NoRoom { need, free }) } else { Ok(()) }
 }
 
-/// How many files a folder holds, and how many bytes; counted until there are more than `most` files.
-fn tree(folder: &Path, most: u64, stop: &Stop) -> Result<(u64, u64), Error> {
+/// How many files a folder holds, and how many bytes, without the database; counted until there are more than `most`
+/// files.
+fn tree(folder: &Path, most: u64, places: &Places, stop: &Stop) -> Result<(u64, u64), Error> {
     let (mut files, mut bytes) = (0, 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -145,6 +146,9 @@ fn tree(folder: &Path, most: u64, stop: &Stop) -> Result<(u64, u64), Error> {
             let found = entry.metadata().map_err(io(&entry.path()))?;
             if found.is_dir() {
                 folders.push(entry.path());
+                continue;
+            }
+            if places.is_database(&entry.path()) {
                 continue;
             }
             files += 1;
@@ -176,7 +180,11 @@ impl Walk<'_> {
             return Err(Error::Stopped { path: from.to_owned() });
         }
         let found = fs::symlink_metadata(from).map_err(io(from))?;
-        if found.is_symlink() {
+        let there = fs::symlink_metadata(to).is_ok_and(|there| !there.is_dir());
+        if there {
+            // The other release, which shares it, has brought it already.
+            Ok(())
+        } else if found.is_symlink() {
             self.link(from, to)
         } else if found.is_dir() {
             fs::create_dir_all(to).map_err(io(to))?;
@@ -217,30 +225,58 @@ impl Walk<'_> {
     /// Copies something of production that a link leads to.
     fn shared(&mut self, path: &Path) -> Result<(), Error> {
         let Some(place) = self.places.of(path) else { return Ok(()) };
-        // Another link, or the other release, has brought it already.
-        if fs::symlink_metadata(&place).is_ok() {
-            return Ok(());
-        }
         if let Some(above) = place.parent() {
             fs::create_dir_all(above).map_err(io(above))?;
         }
         let Ok(found) = fs::metadata(path) else { return Ok(()) };
-        let shown = path.strip_prefix(&self.places.root).unwrap_or(path).display().to_string();
-        if !path.starts_with(self.places.root.join("shared")) && !self.places.is_database(path) {
-            self.copied.notes.push(format!("{shown}, which a link leads to, is not in the copy"));
+        if self.places.is_database(path) {
+            return Ok(());
+        }
+        if !place.starts_with(self.places.scratch.join("shared")) {
+            if fs::symlink_metadata(&place).is_err() {
+                let shown = self.shown(path);
+                self.copied.notes.push(format!("{shown}, which a link leads to, is not in the copy"));
+            }
             return Ok(());
         }
         if found.is_dir() {
-            let (files, bytes) = tree(path, MOST_SHARED, self.stop)?;
-            if files > MOST_SHARED || bytes > LARGEST_SHARED {
-                self.copied.notes.push(format!("{shown} is large and empty in the copy"));
-                return fs::create_dir_all(&place).map_err(io(&place));
-            }
-            room(&self.places.scratch, bytes)?;
-        } else if !self.places.is_database(path) {
-            room(&self.places.scratch, found.len())?;
+            return self.shared_folder(path, &place);
         }
+        room(&self.places.scratch, found.len())?;
         self.copy(path, &place)
+    }
+
+    /// Copies a folder, or of a large one what is not large in it: configuration may lie beside uploads.
+    fn shared_folder(&mut self, path: &Path, place: &Path) -> Result<(), Error> {
+        let small = |files: u64, bytes: u64| files <= MOST_SHARED && bytes <= LARGEST_SHARED;
+        let (files, bytes) = tree(path, MOST_SHARED, self.places, self.stop)?;
+        if small(files, bytes) {
+            room(&self.places.scratch, bytes)?;
+            return self.copy(path, place);
+        }
+        fs::create_dir_all(place).map_err(io(place))?;
+        let (mut loose, mut loose_bytes) = (Vec::new(), 0);
+        for entry in fs::read_dir(path).map_err(io(path))? {
+            let entry = entry.map_err(io(path))?;
+            let found = entry.metadata().map_err(io(&entry.path()))?;
+            if found.is_dir() {
+                self.shared_folder(&entry.path(), &place.join(entry.file_name()))?;
+            } else if !self.places.is_database(&entry.path()) {
+                loose_bytes += found.len();
+                loose.push(entry.file_name());
+            }
+        }
+        if !small(loose.len() as u64, loose_bytes) {
+            let shown = self.shown(path);
+            self.copied.notes.push(format!("the files of {shown} are large or many, and not in the copy"));
+            return Ok(());
+        }
+        room(&self.places.scratch, loose_bytes)?;
+        loose.iter().try_for_each(|name| self.copy(&path.join(name), &place.join(name)))
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.places.root).unwrap_or(path).display().to_string()
     }
 }
 
@@ -298,6 +334,8 @@ mod tests {
             let database = self.path("shared/data/store.db");
             let places = Places::new(self.dir.path(), &self.path("scratch"), Some(&database));
             assert_eq!(places.database(), Some(&*self.path("scratch/shared/data/store.db")));
+            fs::create_dir_all(self.path("scratch/shared/data")).unwrap();
+            self.file("scratch/shared/data/store.db", "copy");
             release(&places, &self.path("releases/000007-abcdef0"), &Stop::new())
         }
     }
@@ -316,8 +354,37 @@ mod tests {
         fs::write(folder.join("data/keys.json"), "gone").unwrap();
         assert_eq!(fs::read_to_string(shop.path("shared/.env")).unwrap(), "A=1");
         assert_eq!(fs::read_to_string(shop.path("shared/data/keys.json")).unwrap(), "{}");
-        assert!(!folder.join("data/store.db").exists() && !folder.join("data/store.db-wal").exists());
+        assert_eq!(fs::read_to_string(folder.join("data/store.db")).unwrap(), "copy");
+        assert!(!folder.join("data/store.db-wal").exists());
         assert_eq!(copied.files, 3);
+    }
+
+    #[test]
+    fn a_large_database_or_uploads_beside_it_do_not_keep_configuration_out() {
+        let shop = Shop::new();
+        let database = fs::File::options().write(true).open(shop.path("shared/data/store.db")).unwrap();
+        database.set_len(LARGEST_SHARED + 1).unwrap();
+        let (folder, copied) = shop.copy().unwrap();
+        assert!(folder.join("data/keys.json").exists() && copied.notes.is_empty(), "{copied:?}");
+        fs::remove_dir_all(shop.path("scratch")).unwrap();
+        fs::create_dir_all(shop.path("shared/data/films")).unwrap();
+        let film = fs::File::create(shop.path("shared/data/films/one.mp4")).unwrap();
+        film.set_len(LARGEST_SHARED + 1).unwrap();
+        let (folder, copied) = shop.copy().unwrap();
+        assert!(folder.join("data/keys.json").exists() && folder.join("data/films").is_dir());
+        assert_eq!(copied.notes.len(), 1, "{copied:?}");
+    }
+
+    #[test]
+    fn what_one_release_wrote_into_shared_is_there_for_the_other() {
+        let shop = Shop::new();
+        let (folder, _) = shop.copy().unwrap();
+        fs::write(folder.join("data/keys.json"), "new").unwrap();
+        fs::rename(shop.path("releases/000007-abcdef0"), shop.path("releases/000006-abcdef0")).unwrap();
+        let database = shop.path("shared/data/store.db");
+        let places = Places::new(shop.dir.path(), &shop.path("scratch"), Some(&database));
+        let (folder, _) = release(&places, &shop.path("releases/000006-abcdef0"), &Stop::new()).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("data/keys.json")).unwrap(), "new");
     }
 
     #[test]
@@ -347,7 +414,7 @@ mod tests {
         large.set_len(LARGEST_SHARED + 1).unwrap();
         let (folder, copied) = shop.copy().unwrap();
         assert_eq!(fs::read_dir(folder.join("uploads")).unwrap().count(), 0);
-        assert_eq!(copied.notes, ["shared/uploads is large and empty in the copy"]);
+        assert_eq!(copied.notes, ["the files of shared/uploads are large or many, and not in the copy"]);
     }
 
     #[test]
