@@ -8,6 +8,7 @@ mod backup;
 mod bad_input;
 mod crash;
 mod deploy;
+mod docs;
 mod full_disk;
 mod imports;
 mod install;
