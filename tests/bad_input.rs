@@ -292,7 +292,8 @@ fn a_deployment_asked_for_while_serve_still_starts_the_app_is_carried_out() {
     let serve = sandbox.live();
     drop(serve);
     sandbox.release("{}", &[shop::REBUILD]);
-    let serve = sandbox.serve();
+    let serve = sandbox.serve_with(&[]);
+    serve.until_it_answers();
     sandbox.deploy().exits(0);
     settled(&sandbox);
     drop(serve);

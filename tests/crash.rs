@@ -6,7 +6,7 @@ use std::thread;
 
 use plimsoll_testkit::{Buyers, Sandbox, shop};
 
-use crate::production::{Production, settled, until_ended};
+use crate::production::{Production, resume, settled, until_ended};
 
 /// How the run ended after a crash behind its `event`; `None` when it had no such event.
 fn crash_after(event: u64, migrates: bool) -> Option<String> {
@@ -47,7 +47,7 @@ fn crash_after(event: u64, migrates: bool) -> Option<String> {
     let again = Buyers::start(sandbox.port, 2);
     again.place(4);
     again.stop().unharmed(&sandbox.database());
-    sandbox.plimsoll(&["resume"]).exits(0);
+    resume(&sandbox, 0);
     assert!(sandbox.root().join("runs/000002/report.json").exists(), "{case}: the run has no report");
     drop(serve);
     Some(ending)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_testkit::{Buyers, Sandbox, shop, wait};
 use rustix::process::Signal;
 
-use crate::production::{Production, ending, settled, until_ended, until_step};
+use crate::production::{Production, ending, resume, settled, until_ended, until_step};
 
 #[test]
 fn ctrl_c_and_sigterm_to_the_command_undo_the_run() {
@@ -152,6 +152,6 @@ fn a_killed_serve_in_the_hold_loses_no_order() {
     before.is_still(&Production::while_buying(&sandbox));
     assert_eq!(ledger.lost(&sandbox.database()), Vec::<String>::new());
     settled(&sandbox);
-    sandbox.plimsoll(&["resume"]).exits(0);
+    resume(&sandbox, 0);
     drop(serve);
 }

@@ -16,6 +16,7 @@ mod interrupted;
 mod production;
 mod rollback;
 mod rules;
+mod said;
 mod sources;
 mod tidy;
 mod verify;

@@ -120,3 +120,13 @@ pub(crate) fn until_step(sandbox: &Sandbox, run: u32, step: &str) {
         std::fs::read_to_string(&path).is_ok_and(|journal| journal.contains(&begun))
     });
 }
+
+/// Runs `plimsoll resume` when nothing is going on any more: a run that has ended still writes its reports.
+#[track_caller]
+pub(crate) fn resume(sandbox: &Sandbox, exit: i32) {
+    let output = wait::within(Duration::from_secs(20), || {
+        let output = sandbox.plimsoll(&["resume"]);
+        (!output.said().contains("is going on")).then_some(output)
+    });
+    output.expect("a run goes on for ever").exits(exit);
+}

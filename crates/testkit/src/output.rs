@@ -84,7 +84,9 @@ impl Output {
     }
 
     fn normal(&self, text: &str) -> String {
-        let text = text.replace(&self.root, "[root]").replace(&self.home, "[home]");
+        let sandbox = self.root.strip_suffix("/root").expect("a sandbox's root is called so");
+        let text =
+            text.replace(&self.root, "[root]").replace(&self.home, "[home]").replace(sandbox, "[sandbox]");
         normal(&text)
     }
 }
@@ -92,22 +94,24 @@ impl Output {
 /// A pattern of what varies, whether a match really is one, and its kind.
 type Redaction = (&'static str, fn(&Captures<'_>) -> Option<String>);
 
-/// In this order: what a later one would match inside an earlier one is gone by then.
-const REDACTIONS: [Redaction; 10] = [
-    (r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(\.\d+)?( ?(Z|UTC))?", |c| {
+/// In this order: what a later one would match inside an earlier one is gone by then. A duration is named without
+/// its unit, which changes with it.
+const REDACTIONS: [Redaction; 11] = [
+    (r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?(?: ?(?:Z|UTC))?", |c| {
         is_time(c).then(|| "[time]".into())
     }),
-    (r"\.backup\.\d{8}_\d{6}\b", |_| Some(".backup.[time]".into())),
+    (r"\.backup\.\d{8}_\d{6}(?:_\d+)?", |_| Some(".backup.[time]".into())),
     (r"\bdeployment_\d{8}_\d{4}\b", |_| Some("deployment_[time]".into())),
     (r"\b(\d{6})-[0-9a-f]{7}\b", |c| Some(format!("{}-[commit]", &c[1]))),
     (r"\b[0-9a-f]{40}\b", |_| Some("[commit]".into())),
     (r"\b[0-9a-f]{64}\b", |_| Some("[sha256]".into())),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", |_| Some("[boot]".into())),
     (r"127\.0\.0\.1:(\d+)", |c| c[1].parse::<u16>().ok().map(|_| "127.0.0.1:[port]".into())),
-    (r#"("?\b(?:pid|ms|[a-z]+_ms|moment|port|until|bytes|[a-z]+_bytes)"?:? ?)\d+\b"#, |c| {
+    (r#"("(?:pid|port|ms|moment|until|bytes|[a-z_]+_ms|[a-z_]+_bytes)":) ?\d+\b"#, |c| {
         Some(format!("{}[n]", &c[1]))
     }),
-    (r"\b\d+(?:\.\d+)? (ms|s|min|KiB|MiB|kB|MB|bytes)\b", |c| Some(format!("[n] {}", &c[1]))),
+    (r"\b((?:pid|port|healthy answer:) )\d+\b", |c| Some(format!("{}[n]", &c[1]))),
+    (r"\b\d+(?:\.\d+)? (?:ms|s|min)\b", |_| Some("[took]".into())),
 ];
 
 fn normal(text: &str) -> String {
@@ -128,7 +132,7 @@ fn is_time(parts: &Captures<'_>) -> bool {
         && (1..=31).contains(&part(3))
         && part(4) < 24
         && part(5) < 60
-        && part(6) <= 60
+        && parts.get(6).is_none_or(|_| part(6) <= 60)
 }
 
 #[cfg(test)]
@@ -138,10 +142,11 @@ mod tests {
     #[test]
     fn what_varies_is_named_by_its_kind() {
         let said = "2026-03-04T05:06:07.089Z 000012-3fa9c1b on 127.0.0.1:43210 (pid 4711) after 12 ms, 1.5 s; \
-                    store.db.backup.20260304_050607";
+                    store.db.backup.20260304_050607_2 of 2026-03-04 05:06 UTC; {\"predicted_hold_ms\":279}";
         assert_eq!(
             normal(said),
-            "[time] 000012-[commit] on 127.0.0.1:[port] (pid [n]) after [n] ms, [n] s; store.db.backup.[time]"
+            "[time] 000012-[commit] on 127.0.0.1:[port] (pid [n]) after [took], [took]; \
+             store.db.backup.[time] of [time]; {\"predicted_hold_ms\":[n]}"
         );
     }
 

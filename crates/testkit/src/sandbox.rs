@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -12,7 +13,7 @@ use crate::fault::SmallDisk;
 use crate::output::Output;
 use crate::repo::{Repo, environment};
 use crate::serve::Serve;
-use crate::{http, processes, shop};
+use crate::{http, processes, shop, wait};
 
 /// A production root with a seeded database, a git repository with one commit, and nothing deployed yet.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Sandbox {
         self.plimsoll(&["deploy", "--yes"])
     }
 
-    /// Starts `plimsoll serve` and waits until it answers.
+    /// Starts `plimsoll serve` and waits until it has said what keeps users out, or lets them in.
     ///
     /// # Panics
     /// When it ends or does not answer; with what it said.
@@ -164,6 +165,14 @@ impl Sandbox {
     pub fn serve(&self) -> Serve {
         let serve = self.serve_with(&[]);
         serve.until_it_answers();
+        let ready = || {
+            let log = serve.log();
+            let kept_out = log.contains("there is no release yet") || log.contains("error: ");
+            // Nobody is asked before the first release: what `serve` counts stays what a test did itself.
+            kept_out || (self.current().is_some() && self.serving().is_some())
+        };
+        let waited = wait::within(Duration::from_secs(40), || ready().then_some(()));
+        assert!(waited.is_some(), "nobody is let in, and why is not said: {}", serve.log());
         serve
     }
 
