@@ -171,6 +171,19 @@ Examples:
   plimsoll verify --report issue_report.json
   plimsoll verify --compare backups/store.db.backup.LATEST")]
     Verify(VerifyArgs),
+    /// Apply and inspect migrations on their own, without a deployment
+    ///
+    /// Each pending file is tried on a copy of the database with foreign keys on and off, and applied in the way that
+    /// loses nothing, in one transaction with its line in schema_version. What would be lost is refused with exit 3 and
+    /// the words that acknowledge it.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll migrate status
+  plimsoll migrate up --db store.db --dir migrations
+  plimsoll migrate up --acknowledge drop:sso_nonce
+  plimsoll migrate lint
+  plimsoll migrate baseline 7 --db store.db          this database has had 1 to 7")]
+    Migrate(MigrateArgs),
 }
 
 /// `init`
@@ -405,6 +418,67 @@ pub(crate) struct VerifyArgs {
     /// Compare with the migrations in DIR [default: those of the current release]
     #[arg(long, value_name = "MIGRATIONS")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// `migrate`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MigrateArgs {
+    #[command(subcommand)]
+    pub(crate) command: MigrateCommand,
+}
+
+/// What to do with migrations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Show what is applied, pending, edited or missing
+    Status(MigratePlace),
+    /// Try the pending ones on a copy, then apply them
+    Up(MigrateWayArgs),
+    /// Take back the last one, or all above N, by their .down.sql
+    Down(MigrateWayArgs),
+    /// Say what is dangerous in the pending ones, why, and what to write instead
+    Lint(MigratePlace),
+    /// Note that an existing database has had all up to N, and run none
+    Baseline(MigrateOneArgs),
+    /// Accept that the file of an applied one has been edited
+    Accept(MigrateOneArgs),
+}
+
+/// Which database and which migrations.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct MigratePlace {
+    /// This SQLite file, without any configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: Option<PathBuf>,
+    /// The folder of migrations [default: that of the current release, or migrations/]
+    #[arg(long, value_name = "MIGRATIONS")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// `migrate up`, `migrate down`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct MigrateWayArgs {
+    /// Up to N, N included; down to N, N stays
+    #[arg(long, value_name = "N")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) place: MigratePlace,
+    /// Accept one named loss, as the refusal named it; may be given several times
+    #[arg(long, value_name = "WHAT", value_parser = words)]
+    pub(crate) acknowledge: Vec<String>,
+}
+
+/// `migrate baseline`, `migrate accept`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct MigrateOneArgs {
+    /// The migration's number
+    #[arg(value_name = "N")]
+    pub(crate) version: u64,
+    #[command(flatten)]
+    pub(crate) place: MigratePlace,
+    /// Accept one named difference, as the refusal named it
+    #[arg(long, value_name = "WHAT", value_parser = words)]
+    pub(crate) acknowledge: Vec<String>,
 }
 
 /// A revision goes to git as an argument: it must not look like an option.

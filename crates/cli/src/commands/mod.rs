@@ -6,6 +6,7 @@ mod deploy;
 mod history;
 mod init;
 mod install;
+mod migrate;
 mod serve;
 mod verify;
 
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
+        Command::Migrate(migrate) => migrate::migrate(&args.global, migrate, ui),
         Command::Verify(verify) => verify::verify(&args.global, verify, ui),
     }
 }

@@ -15,6 +15,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod history;
 mod hold;
+pub mod lint;
 pub mod manifest;
 pub mod migrate;
 pub mod migration;

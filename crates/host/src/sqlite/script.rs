@@ -107,6 +107,11 @@ impl Trigger {
 }
 
 impl Statement<'_> {
+    /// Its words and signs; words in upper case, quoted names as they are.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.words
+    }
+
     /// Whether it begins with these words.
     #[must_use]
     pub fn begins(&self, words: &[&str]) -> bool {
