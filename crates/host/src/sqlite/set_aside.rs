@@ -143,7 +143,12 @@ impl Sheet {
                 }
                 Change::Changed(values) => {
                     for (column, value) in &row.key {
-                        put("changed", true, column, Some(value), Some(value))?;
+                        // The key itself may have changed: 'a' to 'A', or 1 to 1.0.
+                        let new = values
+                            .iter()
+                            .find(|(name, _, _)| name == column)
+                            .map_or(value, |(_, _, new)| new);
+                        put("changed", true, column, Some(value), Some(new))?;
                     }
                     for (column, old, new) in values.iter().filter(|(column, _, _)| !is_key(column)) {
                         put("changed", false, column, Some(old), Some(new))?;

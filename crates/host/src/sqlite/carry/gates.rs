@@ -115,3 +115,52 @@ pub(super) fn whole(connection: &Connection) -> rusqlite::Result<Result<Vec<Stri
         Known::Unknown(why) => Err(why),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Case;
+    use super::super::{apply, attach, ledger, plan};
+    use super::*;
+    use crate::sqlite::connection::{ForeignKeys, open_finished, open_own};
+
+    /// What goes wrong between applying and looking is seen: nothing is taken on the ledger's word.
+    #[test]
+    fn a_row_that_is_not_where_the_ledger_says_closes_the_gate() {
+        let spoils = [
+            ("", 0),
+            ("DELETE FROM main.t WHERE k = 2", 2),
+            ("DELETE FROM main.t WHERE k = 4", 1),
+            ("UPDATE main.t SET a = 'other' WHERE k = 1", 1),
+            ("UPDATE main.t SET k = 3 WHERE k = 4", 1),
+            ("INSERT INTO main.still VALUES (1)", 1),
+            ("DELETE FROM work.entry WHERE column >= 0", 1),
+            ("UPDATE work.entry SET state = 0 WHERE column >= 0", 1),
+        ];
+        for (spoil, failures) in spoils {
+            let case = Case::new(
+                "CREATE TABLE t (k INTEGER PRIMARY KEY, a TEXT); CREATE TABLE still (v); INSERT INTO t VALUES (1, 'a'), (3, 'c'), (4, 'd');",
+                "ALTER TABLE t ADD COLUMN late TEXT;",
+                "UPDATE t SET a = 'b' WHERE k = 1; DELETE FROM t WHERE k = 3; INSERT INTO t VALUES (2, 'n', NULL);",
+            );
+            std::fs::copy(case.path("pre"), case.path("out")).unwrap();
+            std::fs::write(case.path("work"), "").unwrap();
+            let own = open_own(&case.path("out"), ForeignKeys::Off).unwrap();
+            attach(&own, &case.path("post"), &case.path("now"), &case.path("work")).unwrap();
+            let shapes = |name: &str| Shapes::read(&open_finished(&case.path(name)).unwrap()).unwrap();
+            let pre = shapes("pre");
+            let (mappings, _) = plan::mappings(&own, &pre, &shapes("post"), &shapes("now"), &[]).unwrap();
+            let before = counts(&own, &pre).unwrap();
+            ledger::begin(&own, &mappings).unwrap();
+            let mut entries = 0;
+            for (at, mapping) in mappings.iter().enumerate() {
+                entries += ledger::write(&own, at, mapping).unwrap();
+                ledger::judge(&own, at, mapping).unwrap();
+            }
+            apply::all(&own, &mappings).unwrap();
+            own.execute_batch(spoil).unwrap();
+            let after = counts(&own, &pre).unwrap();
+            let found = conservation(&own, &mappings, &before, &after, entries).unwrap();
+            assert_eq!(found.len(), failures, "{spoil}: {found:?}");
+        }
+    }
+}

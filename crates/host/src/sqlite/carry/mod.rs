@@ -739,4 +739,235 @@ mod tests {
             diff::rows(Side::Finished(&case.path("pre")), Side::Finished(&case.path("out")), 9, &Stop::new());
         assert!(same.unwrap().is_empty());
     }
+
+    /// What the result holds is what the present database holds, whatever the schema's own conflict clauses say.
+    #[test]
+    fn rows_that_take_each_others_unique_values_all_arrive() {
+        let case = Case::new(
+            "CREATE TABLE shelf (id INTEGER PRIMARY KEY, place INT UNIQUE ON CONFLICT REPLACE, item TEXT UNIQUE);
+             INSERT INTO shelf VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'c'), (4, 4, 'd'), (9, 9, 'z');",
+            "ALTER TABLE shelf ADD COLUMN note TEXT;",
+            "UPDATE shelf SET place = -place, item = item || '!'; UPDATE shelf SET place = 2, item = 'b' WHERE id = 1;
+             UPDATE shelf SET place = 3, item = 'c' WHERE id = 2; UPDATE shelf SET place = 1, item = 'a' WHERE id = 3;
+             UPDATE shelf SET place = 5, item = 'd' WHERE id = 4; UPDATE shelf SET place = 10 WHERE id = 9;
+             INSERT INTO shelf VALUES (5, 9, 'z', NULL);",
+        );
+        let carried = case.carry();
+        assert!(carried.set_aside.is_none(), "{carried:?}");
+        assert_eq!(case.out("SELECT * FROM shelf"), ["1 2 b", "2 3 c", "3 1 a", "4 5 d", "5 9 z", "9 10 z!"]);
+    }
+
+    #[test]
+    fn what_the_old_schema_refuses_is_set_aside_with_its_reason_and_no_number_comes_twice() {
+        let strict = "(id INTEGER PRIMARY KEY AUTOINCREMENT, email TEXT UNIQUE, name TEXT NOT NULL, age INT CHECK (age > 0))";
+        let loose = "(id INTEGER PRIMARY KEY AUTOINCREMENT, email TEXT, name TEXT, age INT)";
+        let case = Case::new(
+            &format!("CREATE TABLE people {strict}; INSERT INTO people VALUES (1, 'a', 'A', 30), (2, 'b', 'B', 40);
+                CREATE TABLE tickets (id INTEGER PRIMARY KEY, code TEXT UNIQUE); INSERT INTO tickets VALUES (1, 'x');"),
+            &format!("CREATE TABLE p2 {loose}; INSERT INTO p2 SELECT * FROM people; DROP TABLE people; ALTER TABLE p2 RENAME TO people;
+                CREATE TABLE t2 (id INTEGER PRIMARY KEY, code TEXT); INSERT INTO t2 SELECT * FROM tickets; DROP TABLE tickets; ALTER TABLE t2 RENAME TO tickets;"),
+            "INSERT INTO people VALUES (3, 'a', 'C', 1), (4, 'd', NULL, 1), (5, 'e', 'E', -1), (6, 'f', 'F', 1), (7, 'a', 'G', 1);
+             UPDATE people SET age = 0 WHERE id = 1; UPDATE people SET name = 'BB' WHERE id = 2; INSERT INTO tickets VALUES (2, 'x');",
+        );
+        let carried = case.carry();
+        let refused = [(Reason::Unique, 2), (Reason::NotNull, 1), (Reason::Check, 2)];
+        assert_eq!(asides(&carried, "people"), refused);
+        assert_eq!(case.out("SELECT id, name, age FROM people"), ["1 A 30", "2 BB 40", "6 F 1"]);
+        assert_eq!(case.out("SELECT seq FROM sqlite_sequence WHERE name = 'people'"), ["7"]);
+        assert_eq!(carried.reusable, BTreeMap::from([("tickets".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn a_foreign_key_that_would_break_sets_aside_the_row_that_breaks_it_and_those_below() {
+        let case = Case::new(
+            "CREATE TABLE a (id INTEGER PRIMARY KEY, code TEXT UNIQUE); CREATE TABLE b (id INTEGER PRIMARY KEY, a INT REFERENCES a);
+             CREATE TABLE c (b INT REFERENCES b(id), n INT); CREATE TABLE old (a INT REFERENCES a(id));
+             INSERT INTO a VALUES (1, 'x'), (2, 'y'); INSERT INTO old VALUES (2), (77); INSERT INTO c VALUES (99, 0);",
+            "CREATE TABLE a2 (id INTEGER PRIMARY KEY, code TEXT); INSERT INTO a2 SELECT * FROM a; DROP TABLE a; ALTER TABLE a2 RENAME TO a;
+             DROP TABLE old;",
+            "INSERT INTO a VALUES (3, 'x'); INSERT INTO b VALUES (1, 3), (2, 1); INSERT INTO c VALUES (1, 1), (2, 2); DELETE FROM a WHERE id = 2;",
+        );
+        let carried = case.carry();
+        assert_eq!(asides(&carried, "a"), [(Reason::Unique, 1), (Reason::ForeignKey, 1)]);
+        assert_eq!(
+            (asides(&carried, "b"), asides(&carried, "c")),
+            (vec![(Reason::ForeignKey, 1)], vec![(Reason::ForeignKey, 1)])
+        );
+        assert_eq!(case.out("SELECT id FROM a"), ["1", "2"]);
+        assert_eq!(
+            case.out("SELECT b, n FROM c ORDER BY n"),
+            ["99 0", "2 2"],
+            "what was broken before stays"
+        );
+    }
+
+    #[test]
+    fn a_value_that_the_old_type_would_change_is_set_aside() {
+        let case = Case::new(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, phone INT, n REAL); INSERT INTO t VALUES (1, 55, 1.5), (2, 66, 2.5), (3, 77, 0);",
+            "CREATE TABLE t2 (id INTEGER PRIMARY KEY, phone TEXT, n REAL); INSERT INTO t2 SELECT * FROM t; DROP TABLE t; ALTER TABLE t2 RENAME TO t;",
+            "UPDATE t SET phone = '0098' WHERE id = 1; UPDATE t SET phone = '98' WHERE id = 2; INSERT INTO t VALUES (4, '007', 1), (5, '8', 1);",
+        );
+        let carried = case.carry();
+        assert_eq!(asides(&carried, "t"), [(Reason::Type, 2)]);
+        assert_eq!(
+            case.out("SELECT id, phone, typeof(phone) FROM t"),
+            ["1 55 integer", "2 98 integer", "3 77 integer", "5 8 integer"]
+        );
+    }
+
+    #[test]
+    fn another_key_or_a_table_made_anew_is_not_guessed_at() {
+        let case = Case::new(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, code TEXT NOT NULL); INSERT INTO t VALUES (1, 'a'); CREATE TABLE gone (x); INSERT INTO gone VALUES (1);",
+            "CREATE TABLE t2 (id INT, code TEXT PRIMARY KEY); INSERT INTO t2 SELECT * FROM t; DROP TABLE t; ALTER TABLE t2 RENAME TO t; DROP TABLE gone;",
+            "INSERT INTO t VALUES (2, 'b'); UPDATE t SET id = 7 WHERE code = 'a'; CREATE TABLE gone (x); INSERT INTO gone VALUES (2);",
+        );
+        let carried = case.carry();
+        assert_eq!(asides(&carried, "t"), [(Reason::NoKey, 2)]);
+        assert_eq!(asides(&carried, "gone"), [(Reason::MigrationChanged, 1)]);
+        assert_eq!(case.out("SELECT * FROM t"), ["1 a"]);
+    }
+
+    #[test]
+    fn a_rename_without_values_is_carried_when_it_is_told() {
+        let before = "CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT);";
+        let case = Case::new(
+            before,
+            "ALTER TABLE t RENAME COLUMN note TO remark;",
+            "INSERT INTO t VALUES (1, 'hello');",
+        );
+        let rename = Rename { table: "t".into(), column: Some("note".into()), to: "remark".into() };
+        assert!(case.carry_with(&[rename]).unwrap().set_aside.is_none());
+        assert_eq!(case.out("SELECT note FROM t"), ["hello"]);
+        let untold = Case::new(
+            before,
+            "ALTER TABLE t RENAME COLUMN note TO remark;",
+            "INSERT INTO t VALUES (1, 'hello');",
+        );
+        assert_eq!(asides(&untold.carry(), "t"), [(Reason::NoColumn, 1)]);
+        let table = Case::new(
+            SHOP,
+            "ALTER TABLE orders RENAME TO purchases;",
+            "INSERT INTO purchases (customer, total) VALUES (1, 5);",
+        );
+        let carried = table.carry();
+        assert!(carried.set_aside.is_none(), "{carried:?}");
+        assert_eq!(table.out("SELECT id, total FROM orders WHERE id > 2"), ["3 5"]);
+        assert_eq!(table.out("SELECT seq FROM sqlite_sequence WHERE name = 'orders'"), ["3"]);
+    }
+
+    #[test]
+    fn full_text_indexes_find_what_was_carried() {
+        let case = Case::new(
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT);
+             CREATE VIRTUAL TABLE found USING fts5(body, content='notes', content_rowid='id');
+             CREATE TRIGGER n AFTER INSERT ON notes BEGIN INSERT INTO found (rowid, body) VALUES (new.id, new.body); END;
+             CREATE VIRTUAL TABLE own USING fts5(body); INSERT INTO notes VALUES (1, 'toor dal'); INSERT INTO own VALUES ('rice'), ('ghee');",
+            "ALTER TABLE notes ADD COLUMN seen INT;",
+            "INSERT INTO notes VALUES (2, 'masoor dal', NULL); INSERT INTO own VALUES ('basmati rice'); DELETE FROM own WHERE body = 'ghee';
+             UPDATE own SET body = 'brown rice' WHERE rowid = 1;",
+        );
+        let carried = case.carry();
+        assert!(carried.set_aside.is_none(), "{carried:?}");
+        assert_eq!(case.out("SELECT rowid FROM found WHERE found MATCH 'dal'"), ["1", "2"]);
+        assert_eq!(
+            case.out("SELECT rowid, body FROM own WHERE own MATCH 'rice'"),
+            ["1 brown rice", "3 basmati rice"]
+        );
+        assert_eq!(case.out("SELECT count(*) FROM own WHERE own MATCH 'ghee'"), ["0"]);
+    }
+
+    #[test]
+    fn values_are_compared_to_the_bit_and_carried_as_they_are() {
+        let case = Case::new(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 0.0), (2, 1), (3, 'a'), (4, CAST(x'ff' AS TEXT)), (5, x'61');",
+            "CREATE TABLE other (x);",
+            "UPDATE t SET v = -0.0 WHERE id = 1; UPDATE t SET v = 1.0 WHERE id = 2; UPDATE t SET v = 'A' WHERE id = 3;
+             UPDATE t SET v = x'ff' WHERE id = 4; UPDATE t SET v = CAST(x'fe' AS TEXT) WHERE id = 5;",
+        );
+        let carried = case.carry();
+        let kinds = case.out("SELECT typeof(v), hex(v) FROM t WHERE id > 1");
+        assert_eq!(kinds, ["real 312E30", "text 41", "blob FF", "text FE"]);
+        let holds =
+            |name: &str| Fingerprint::of(&case.path(name), Depth::Content, &mut Control::default()).unwrap();
+        assert_eq!(holds("out").tables["t"], holds("now").tables["t"], "{carried:?}");
+    }
+
+    /// The whole way: a live database in WAL mode, its writers held, and the result through SQLite into it.
+    #[test]
+    fn the_live_database_is_only_read_and_the_result_restores_over_what_was_compared() {
+        use super::super::restore::{self, Guard};
+        let case = Case::new(SHOP, "ALTER TABLE orders ADD COLUMN channel TEXT;", "");
+        let live = case.path("now");
+        let app = Connection::open(&live).unwrap();
+        app.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+        app.execute_batch(
+            "INSERT INTO orders (customer, total) VALUES (1, 5), (2, 6); DELETE FROM orders WHERE id = 4;",
+        )
+        .unwrap();
+        let before = fs::read(&live).unwrap();
+        let (pre, post, out, aside) =
+            (case.path("pre"), case.path("post"), case.path("out"), case.path("aside"));
+        let options = Options {
+            pre: &pre,
+            post: &post,
+            now: Side::Live(&live),
+            out: &out,
+            aside: &aside,
+            renames: &[],
+            limits: Limits::default(),
+        };
+        let carried = prepare(&options, &mut Control::default()).unwrap();
+        assert_eq!(fs::read(&live).unwrap(), before);
+        assert_eq!(app.query_row("SELECT count(*) FROM orders", [], |row| row.get(0)), Ok(3));
+        let restore_to =
+            restore::Options { app_stopped: true, ..restore::Options::new(case.dir.path().join("backups")) };
+        fs::create_dir(case.dir.path().join("backups")).unwrap();
+        restore::into(&carried.out, &live, Guard::Equals(&carried.now), &restore_to, &mut Control::default())
+            .unwrap();
+        let orders: Vec<i64> = app
+            .prepare("SELECT id FROM orders")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(orders, [1, 2, 3]);
+        app.execute("INSERT INTO orders (customer, total) VALUES (1, 1)", []).unwrap();
+        assert_eq!(app.last_insert_rowid(), 5, "4 was given to somebody and is not given again");
+        // A second one does not take the place of the first, and leaves nothing.
+        let names = || {
+            fs::read_dir(case.dir.path())
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        let there = names();
+        assert!(matches!(
+            prepare(&options, &mut Control::default()),
+            Err(Error::Sqlite(super::super::Error::Io { .. }))
+        ));
+        assert_eq!(names(), there);
+    }
+
+    #[test]
+    fn asked_to_stop_it_leaves_nothing() {
+        let case = Case::new(SHOP, "", "DELETE FROM log;");
+        let (pre, post, now, out, aside) =
+            (case.path("pre"), case.path("post"), case.path("now"), case.path("out"), case.path("aside"));
+        let stop = Stop::new();
+        stop.ask();
+        let options = Options {
+            pre: &pre,
+            post: &post,
+            now: Side::Finished(&now),
+            out: &out,
+            aside: &aside,
+            renames: &[],
+            limits: Limits::default(),
+        };
+        assert!(prepare(&options, &mut Control::quiet(stop)).is_err());
+        assert_eq!(fs::read_dir(case.dir.path()).unwrap().count(), 3);
+    }
 }
