@@ -41,7 +41,7 @@ pub struct Candidate {
 
 /// What to rehearse.
 pub struct Spec {
-    /// How production runs the app; `command` is `[rehearsal].command` where others supervise it. `database` is
+    /// How production runs the app, with the secrets of `env` below among its own; `command` is `[rehearsal].command` where others supervise it. `database` is
     /// production's, which is only read, and only its schema.
     pub app: App,
     /// `[rehearsal].env`: goes over the app's own. `$DATABASE_PATH` in a value stands for the copied database.
@@ -302,7 +302,7 @@ pub(crate) mod tests {
                     "sh -c 'exec \"$APP\" --exact rehearsal::tests::serve_as_an_app --ignored --nocapture'"
                         .into(),
                 env: BTreeMap::from([("APP".to_owned(), own.clone())]),
-                secrets: Vec::new(),
+                secrets: vec!["sk_live_1234567".to_owned()],
                 database: Some(database.clone()),
                 address: None,
                 health: Health { path: "/healthz".into(), release_pointer: None, headers: Vec::new() },
@@ -598,8 +598,12 @@ pub(crate) mod tests {
         assert!(findings.times.migrate_ms.is_some() && findings.confinement.filesystem != "none");
         assert_eq!(findings.losses, ["rows:orders"]);
         assert_eq!(findings.schema_changed_at_start, Vec::<String>::new());
-        let Some((findings, _)) = migrate("CREATE TABLE coupons (code TEXT; nonsense") else { return };
-        assert!(failed(&findings).what.contains("the migrate command `sh -c exec"), "{findings:?}");
+        let Some((findings, _)) = migrate("CREATE TABLE coupons (code TEXT; nonsense sk_live_1234567") else {
+            return;
+        };
+        let failure = failed(&findings);
+        assert!(failure.what.contains("the migrate command `sh -c exec"), "{failure:?}");
+        assert!(failure.why.contains("***") && !failure.why.contains("sk_live"), "{failure:?}");
     }
 
     #[test]
@@ -658,5 +662,28 @@ pub(crate) mod tests {
         assert_eq!(findings.new, Proof::Proven, "{}", shop.log());
         assert_eq!(findings.schema_changed_at_start, ["new table coupons"]);
         assert_eq!(findings.old_on_new, Proof::Proven, "{}", shop.log());
+    }
+
+    #[test]
+    fn a_later_owner_finds_and_ends_what_a_dead_one_was_rehearsing() {
+        if let Err(why) = confine::supported() {
+            return skipped(&format!("rehearsal: {why}"));
+        }
+        let mut shop = Shop::new("", "");
+        shop.spec.app.command = "sh -c 'setsid sleep 600 & sleep 600; :'".to_owned();
+        std::thread::scope(|scope| {
+            let rehearsing = scope.spawn(|| rehearse(&shop.spec));
+            let deadline = Instant::now() + Duration::from_secs(30);
+            // The shell and both of its children, behind the walls.
+            while marked(shop.root()).unwrap().len() < 3 {
+                assert!(Instant::now() < deadline, "{:?}", marked(shop.root()));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let told = crate::service::end_leftovers(shop.root()).unwrap();
+            assert!(told.iter().any(|line| line.contains("rehearsal-000002-bbbbbbb")), "{told:?}");
+            let findings = rehearsing.join().unwrap();
+            assert!(failed(&findings).why.contains("ended by signal"), "{findings:?}");
+        });
+        shop.untouched();
     }
 }

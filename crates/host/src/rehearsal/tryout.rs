@@ -11,7 +11,7 @@ use super::{Candidate, Spec, culprit, ms};
 use crate::probe::opened::{self, Opening};
 use crate::probe::smoke::{self, Target};
 use crate::process::{self, base_env};
-use crate::service::{App, Instance, Launch};
+use crate::service::{App, Instance, Launch, quoted};
 
 const OPENED: &str = "The copy opened the database that it was given";
 
@@ -58,7 +58,7 @@ impl Bench {
             let ran = ran.map_err(|e| Failure::failed(&what, e.to_string(), next))?;
             self.note_confined();
             if !ran.end.is_success() {
-                let why = format!("{}; its last lines: {}", ran.end, ran.tail.join(" | "));
+                let why = format!("{}. {}", ran.end, quoted(&ran.tail, &spec.app.secrets));
                 return Err(self.over().unwrap_or_else(|| Failure::failed(what, why, next)));
             }
         }
@@ -112,7 +112,8 @@ impl Bench {
         let stopped = instance.stop(app.stop_timeout)?;
         let mut smoke: Vec<Check> = outcomes.into_iter().map(|outcome| outcome.check).collect();
         if let Some(end) = died {
-            let why = format!("{end} while it was tried. {}", instance.last_lines().join(" | "));
+            let lines = quoted(&instance.last_lines(), &spec.app.secrets);
+            let why = format!("{end} while it was tried. {lines}");
             smoke.push(Check::fail("pre.staging", "It stays up", why));
         }
         Ok(Tried {

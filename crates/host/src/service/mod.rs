@@ -96,7 +96,7 @@ fn limit(configured: Duration, until: Option<Moment>) -> Duration {
 }
 
 /// Lines of an app's output as part of a message, without secrets.
-fn quoted(lines: &[String], secrets: &[String]) -> String {
+pub(crate) fn quoted(lines: &[String], secrets: &[String]) -> String {
     if lines.is_empty() {
         return "It wrote nothing.".to_owned();
     }
