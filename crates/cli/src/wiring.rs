@@ -287,8 +287,7 @@ pub(crate) fn probe(
     onlooker: &Onlooker,
 ) -> AppProbe {
     let database = config.database_file().map(PathBuf::from);
-    let keep =
-        database.as_ref().map(|file| Keep::new(&runs.folder(order.run), file, &config.backups(), order.run));
+    let keep = database.as_ref().map(|file| Keep::new(&runs.folder(order.run), file, order.run));
     let url = config.front.as_ref().and_then(|front| front.public_url.as_ref());
     let stop = onlooker.clone();
     let traffic = front.map(|front| {

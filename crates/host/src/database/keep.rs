@@ -10,27 +10,27 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::check::Check;
 use plimsoll_core::ports::{Failure, FailureKind, Restored};
 
-use super::{aside, failure, io_failure};
+use super::{failure, io_failure};
 use crate::durable;
 use crate::sqlite::copy::{Copied, copy};
 use crate::sqlite::diff::{self, Diff, Side};
 use crate::sqlite::fingerprint::{Depth, Fingerprint};
+use crate::sqlite::migrate::{self, Job};
 use crate::sqlite::restore::{self, Guard};
-use crate::sqlite::{Control, Limits};
+use crate::sqlite::{Control, Limits, set_aside};
 
 /// The run's own files.
 pub struct Keep {
     folder: PathBuf,
     file: PathBuf,
-    backups: PathBuf,
     run: u32,
 }
 
 impl Keep {
     /// Touches nothing.
     #[must_use]
-    pub fn new(folder: &Path, file: &Path, backups: &Path, run: u32) -> Self {
-        Keep { folder: folder.to_owned(), file: file.to_owned(), backups: backups.to_owned(), run }
+    pub fn new(folder: &Path, file: &Path, run: u32) -> Self {
+        Keep { folder: folder.to_owned(), file: file.to_owned(), run }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -92,6 +92,20 @@ impl Keep {
         self.take("post.db", control)
     }
 
+    /// POST as the migrations alone would have left it: they are applied to a copy of PRE.
+    pub(super) fn make_post(
+        &self,
+        jobs: &[Job],
+        acknowledged: &[String],
+        control: &mut Control<'_>,
+    ) -> Result<(), Failure> {
+        let (pre, post) = (self.at("pre.db"), self.at("post.db"));
+        fs::copy(&pre, &post).map_err(|e| io_failure("the snapshot after the migration", &post, &e))?;
+        migrate::apply(&post, jobs, acknowledged, None, control, &mut |_| {})
+            .map(|_| ())
+            .map_err(|e| super::migration_failure("the snapshot after the migration could not be made", &e))
+    }
+
     fn take(&self, name: &str, control: &mut Control<'_>) -> Result<Copied, Failure> {
         let dest = self.at(name);
         durable::remove(&dest)?;
@@ -151,7 +165,10 @@ impl Keep {
         let options = restore::Options {
             run: Some(format!("{:06}", self.run)),
             app_stopped: true,
-            ..restore::Options::new(&self.backups)
+            // The users wait: a plain copy is kept, and rows are counted; both were verified when PRE was taken.
+            keep: restore::Keep::Copy,
+            read_back: Depth::Counts,
+            ..restore::Options::new(&self.folder)
         };
         let now = Fingerprint::of(&self.file, Depth::Content, control);
         let guard = match &now {
@@ -206,8 +223,14 @@ impl Keep {
                 next: format!("to undo and keep those rows in a file: plimsoll rollback {}", flags.join(" ")),
             });
         }
+        let path = self.at("set-aside.db");
+        for old in [path.clone(), self.at("set-aside.db.sql")] {
+            durable::remove(&old)?;
+        }
+        let why = "undone: these rows came after the migration, behind the shut door";
         let (post, now) = (self.at("post.db"), Side::Live(&self.file));
-        let path = aside::write(&self.at("set-aside"), Side::Finished(&post), now, &control.stop)?;
+        set_aside::write(&path, Side::Finished(&post), now, why, &control.stop)
+            .map_err(|e| failure("the rows could not be set aside", &e))?;
         let name = if own { "Rows of the smoke tests set aside" } else { "Rows set aside" };
         Ok(Check::pass("back.rows", name)
             .with("rows", since.total())

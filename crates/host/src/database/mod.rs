@@ -2,7 +2,6 @@
 //!
 //! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
 
-mod aside;
 mod keep;
 
 use std::collections::BTreeMap;
@@ -98,7 +97,7 @@ impl RunDatabase {
     /// Touches nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let keep = Keep::new(&settings.run_folder, &settings.file, &settings.backups, settings.run);
+        let keep = Keep::new(&settings.run_folder, &settings.file, settings.run);
         RunDatabase { settings, keep, backup: None, jobs: Vec::new(), watcher: None }
     }
 
@@ -307,6 +306,56 @@ impl RunDatabase {
         Ok(checks)
     }
 
+    /// Applies the pending migrations. A writer that nobody declared may have come since PRE: then PRE is taken again,
+    /// so that an undo brings back what it wrote too.
+    fn apply(&mut self, until: Moment, stop: &Stop) -> Result<Vec<migrate::Applied>, Failure> {
+        let run = self.run_name();
+        let mut again = 0;
+        loop {
+            let mut control = self.control(stop.clone());
+            let (file, jobs, words) = (&self.settings.file, &self.jobs, &self.settings.acknowledged);
+            let applied = match &mut self.watcher {
+                Some(watcher) => {
+                    migrate::apply_watched(file, jobs, words, Some(&run), watcher, &mut control, &mut |_| {})
+                }
+                None => migrate::apply(file, jobs, words, Some(&run), &mut control, &mut |_| {}),
+            };
+            match applied {
+                Err(migrate::Error::Database(sqlite::Error::Changed { .. })) if again < 3 => {
+                    again += 1;
+                    let done = self.applied_jobs()?;
+                    if !done.is_empty() {
+                        // Between two migrations: PRE cannot be taken again. POST without the stranger's rows is
+                        // made, so that the undo sees them.
+                        let mut control = self.control(stop.clone());
+                        self.keep.make_post(&done, &self.settings.acknowledged, &mut control)?;
+                        return Err(Failure::failed(
+                            "somebody else wrote to the database between two migrations",
+                            "a cron job, a shell or another instance, which [[worker]] does not name",
+                            "find out who it was, name it as a [[worker]], then deploy again",
+                        ));
+                    }
+                    self.watcher = None;
+                    self.snapshot(until)?;
+                }
+                other => return other.map_err(|e| migration_failure("a migration failed", &e)),
+            }
+        }
+    }
+
+    fn applied_jobs(&self) -> Result<Vec<Job>, Failure> {
+        let all = self.jobs.iter().map(|job| job.migration.clone()).collect();
+        let status = history::status(&self.settings.file, &Files { all, gaps: Vec::new() })
+            .map_err(|e| migration_failure("the applied migrations cannot be read", &e))?;
+        let done = self.jobs.iter().filter(|job| !status.pending.contains(&job.migration.version));
+        Ok(done.cloned().collect())
+    }
+
+    fn written_by_others(&self) -> Result<bool, Failure> {
+        let Some(watcher) = &self.watcher else { return Ok(false) };
+        watcher.changed().map_err(|e| failure("the database cannot be watched", &e))
+    }
+
     /// Whether a command that migrates has removed rows or tables that nobody acknowledged.
     fn nothing_lost(&self) -> Result<(), Failure> {
         let (Some(before), true) = (self.keep.pre_counts()?, self.exists()?) else { return Ok(()) };
@@ -446,32 +495,13 @@ impl Database for RunDatabase {
     }
 
     fn migrate(&mut self, release: &Release, until: Moment) -> Result<Vec<Check>, Failure> {
-        // A writer that nobody declared may have come between PRE and here: PRE is taken again, so that an undo
-        // brings back what it wrote too.
-        for _ in 0..3 {
-            let Some(watcher) = &self.watcher else { break };
-            if !watcher.changed().map_err(|e| failure("the database cannot be watched", &e))? {
-                break;
-            }
-            self.snapshot(until)?;
-        }
         let stop = self.stop_by(until);
         let mut checks = match self.settings.migrations.clone() {
             Migrations::Folder(_) => {
                 if !self.exists()? {
                     make_empty(&self.settings.file)?;
                 }
-                let run = self.run_name();
-                let mut control = self.control(stop.clone());
-                let applied = migrate::apply(
-                    &self.settings.file,
-                    &self.jobs,
-                    &self.settings.acknowledged,
-                    Some(&run),
-                    &mut control,
-                    &mut |_| {},
-                )
-                .map_err(|e| migration_failure("a migration failed", &e))?;
+                let applied = self.apply(until, &stop)?;
                 applied
                     .iter()
                     .map(|one| {
@@ -494,6 +524,11 @@ impl Database for RunDatabase {
         }
         let mut control = self.control(stop);
         self.keep.take_post(&mut control)?;
+        // A write of somebody else that came before POST was taken is in POST, where an undo would not see it.
+        // POST is then made from PRE, by the same migrations.
+        if self.written_by_others()? && matches!(self.settings.migrations, Migrations::Folder(_)) {
+            self.keep.make_post(&self.jobs, &self.settings.acknowledged, &mut control)?;
+        }
         Ok(checks)
     }
 
