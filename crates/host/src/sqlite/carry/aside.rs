@@ -31,12 +31,11 @@ pub(super) fn write(
             let values = |from: usize| -> rusqlite::Result<Vec<Value>> {
                 (from..from + width).map(|place| row.get_ref(place).map(owned)).collect()
             };
-            let read = || -> rusqlite::Result<(i64, String, i64, bool, Vec<Value>, Vec<Value>)> {
+            let read = || -> rusqlite::Result<(RowChange, String)> {
                 let (old, new) = (values(6)?, values(6 + width)?);
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(5)?, old, new))
+                Ok((change(mapping, row.get(0)?, row.get(2)?, row.get(5)?, &old, &new), row.get(1)?))
             };
-            let (column, reason, op, bag, old, new) = read().map_err(failed)?;
-            let change = change(mapping, column, op, bag, &old, &new);
+            let (change, reason) = read().map_err(failed)?;
             writer.add(&mapping.name, &change, Some(&reason))?;
         }
     }

@@ -119,7 +119,7 @@ pub(super) fn whole(connection: &Connection) -> rusqlite::Result<Result<Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::super::tests::Case;
-    use super::super::{apply, attach, ledger, plan};
+    use super::super::{apply, draft::attach, ledger, plan};
     use super::*;
     use crate::sqlite::connection::{ForeignKeys, open_finished, open_own};
 

@@ -382,13 +382,25 @@ pub(super) fn judge_types(connection: &Connection, at: usize, mapping: &Mapping)
     connection.execute_batch(&format!("DROP TABLE work.t{at};"))
 }
 
-/// Entries by mapping, state and reason.
-pub(super) fn sums(connection: &Connection) -> rusqlite::Result<Vec<(usize, i64, Option<String>, u64)>> {
+/// How many entries of a mapping have a state and a reason.
+pub(super) struct Sum {
+    pub(super) mapping: usize,
+    pub(super) state: i64,
+    pub(super) reason: Option<String>,
+    pub(super) count: u64,
+}
+
+pub(super) fn sums(connection: &Connection) -> rusqlite::Result<Vec<Sum>> {
     let mut statement = connection
         .prepare("SELECT mapping, state, reason, count(*) FROM work.entry GROUP BY mapping, state, reason")?;
     let rows = statement.query_map([], |row| {
         let mapping = column_at(row.get(0)?).unwrap_or(usize::MAX);
-        Ok((mapping, row.get(1)?, row.get(2)?, row.get::<_, i64>(3)?.unsigned_abs()))
+        Ok(Sum {
+            mapping,
+            state: row.get(1)?,
+            reason: row.get(2)?,
+            count: row.get::<_, i64>(3)?.unsigned_abs(),
+        })
     })?;
     rows.collect()
 }

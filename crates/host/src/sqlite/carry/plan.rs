@@ -211,7 +211,7 @@ fn renamed_table<'a>(
 
 /// How many rows of both have the same key.
 fn paired(connection: &Connection, old: &Shape, new: &Shape) -> rusqlite::Result<i64> {
-    let on = join(old, &old.key, new);
+    let on = join(&old.key);
     let sql = format!(
         "SELECT count(*) FROM main.{} m JOIN post.{} p ON {on}",
         quoted(&old.name),
@@ -220,7 +220,7 @@ fn paired(connection: &Connection, old: &Shape, new: &Shape) -> rusqlite::Result
     connection.query_row(&sql, [], |row| row.get(0))
 }
 
-fn join(_old: &Shape, key: &[String], _new: &Shape) -> String {
+fn join(key: &[String]) -> String {
     key.iter().map(|name| format!("{} = {}", of("p", name), of("m", name))).collect::<Vec<_>>().join(" AND ")
 }
 
@@ -274,7 +274,7 @@ fn same_values(
     // In the same place: the row numbers are the same too, and a key may be among the renamed columns.
     let on = match (old.rowid, new.rowid) {
         (Some(one), Some(two)) => format!("p.{two} = m.{one}"),
-        _ if old.key.iter().all(|key| new.keyed_by(key)) => join(old, &old.key, new),
+        _ if old.key.iter().all(|key| new.keyed_by(key)) => join(&old.key),
         _ => return Ok(false),
     };
     let (m, p) = (of("m", &before.name), of("p", &after.name));
