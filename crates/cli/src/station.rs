@@ -17,6 +17,7 @@ use plimsoll_host::journal::{FileJournal, Runs};
 use plimsoll_host::lock::{self, Lock};
 use plimsoll_host::probe::prove::PidsOf;
 use plimsoll_host::release::Releases;
+use plimsoll_host::service::Downtime;
 use plimsoll_proxy::FrontDoor;
 use plimsoll_proxy::door::{AddressOf, Opened};
 
@@ -391,10 +392,18 @@ impl Station {
         let front = self.front.as_ref();
         let mut probe = wiring::probe(&self.config, order, &self.runs, front, &self.handles, onlooker);
         let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut downtime;
+        let service: &mut dyn Service = if self.front.is_some() {
+            service.as_mut()
+        } else {
+            let asked = wiring::asked_from_outside(&self.config);
+            downtime = Downtime::new(service.as_mut(), &self.runs, order.run, asked);
+            &mut downtime
+        };
         let ports = Ports {
             source: &mut source,
             database: &mut database,
-            service: service.as_mut(),
+            service,
             gate: gate.as_mut(),
             probe: &mut probe,
             journal,

@@ -1,6 +1,7 @@
 //! From the configuration to what a run works with. The only place that knows both sides.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,12 +132,22 @@ pub(crate) fn log_file(config: &Config) -> PathBuf {
     config.app.root.join("logs/app.log")
 }
 
+/// A unit that a run stops and starts.
+fn systemd(config: &Config, unit: &str) -> Systemd {
+    Systemd { unit: unit.to_owned(), held: Some(Runs::of(&config.app.root).held_marker()) }
+}
+
+/// Where and how the app is asked from outside when no front door is before it.
+pub(crate) fn asked_from_outside(config: &Config) -> Option<(SocketAddr, Health)> {
+    Some((config.service.address?, health(config)))
+}
+
 /// `[[worker]]`.
 pub(crate) fn workers(config: &Config) -> Result<Workers, Failure> {
     let mut workers = Vec::new();
     for worker in &config.workers {
         let manager: Box<dyn Manager> = match &worker.kind {
-            WorkerKind::Systemd { unit } => Box::new(Systemd { unit: unit.clone() }),
+            WorkerKind::Systemd { unit } => Box::new(systemd(config, unit)),
             WorkerKind::Command(list) => {
                 Box::new(commands(config, &format!("the commands of worker {}", worker.name), list)?)
             }
@@ -150,7 +161,7 @@ pub(crate) fn workers(config: &Config) -> Result<Workers, Failure> {
 pub(crate) fn others_service(config: &Config) -> Result<(Box<dyn Service + Send>, Handles), Error> {
     let failed = |failure: Failure| follow::plain(failure);
     let manager: Box<dyn Manager> = match &config.service.kind {
-        ServiceKind::Systemd { unit } => Box::new(Systemd { unit: unit.clone() }),
+        ServiceKind::Systemd { unit } => Box::new(systemd(config, unit)),
         ServiceKind::Supervisor { program } => {
             Box::new(Supervisor { program: program.clone(), config: None })
         }

@@ -6,6 +6,7 @@
 mod app;
 mod children;
 mod command;
+mod downtime;
 mod health;
 mod listener;
 mod managed;
@@ -17,6 +18,7 @@ mod workers;
 pub use app::{App, Instance, Launch, Stopped};
 pub use children::{Children, end_leftovers};
 pub use command::Commands;
+pub use downtime::Downtime;
 pub use health::{Answer, Health, ask};
 pub use managed::{ManagedService, Manager, State};
 pub use process::{ProcessService, Restarted, RunningApp};

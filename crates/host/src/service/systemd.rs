@@ -1,11 +1,13 @@
 //! Kind `systemd`: a unit, through systemctl and journalctl.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::Failure;
 
 use super::managed::{Manager, State, Surroundings, ask_manager, refused};
+use crate::durable;
 
 /// How long a question to systemd may take.
 const ASK: Duration = Duration::from_secs(10);
@@ -15,6 +17,8 @@ const ASK: Duration = Duration::from_secs(10);
 pub struct Systemd {
     /// `grocery_app.service`.
     pub unit: String,
+    /// The marker that an installed unit refuses to start beside (`ConditionPathExists=!`).
+    pub held: Option<PathBuf>,
 }
 
 impl Systemd {
@@ -30,6 +34,21 @@ impl Systemd {
 
     fn line(&self, arguments: &str) -> String {
         format!("systemctl --no-pager {arguments} -- {}", shell_words::quote(&self.unit))
+    }
+
+    /// Takes the marker of a run away while this run itself starts the unit. systemd looks at the condition within
+    /// the start, and answers `done` without a word when it is not met.
+    fn unheld<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let Some(marker) = &self.held else { return start() };
+        let text = match std::fs::read(marker) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return start(),
+            Err(error) => return Err(durable::Error::io("read", marker, error).into()),
+        };
+        durable::remove(marker)?;
+        let started = start();
+        durable::write(marker, durable::PRIVATE, &text)?;
+        started
     }
 
     fn must(&self, what: &str, verb: &str, time: Duration) -> Result<(), Failure> {
@@ -57,7 +76,7 @@ impl Manager for Systemd {
         // Several deployments in a row reach the unit's start limit, which then keeps it down. A unit that has not
         // failed has nothing to reset, and that is no error of ours.
         self.control("its failures could not be reset", "reset-failed", ASK)?;
-        self.must("it could not be started", "start", time)
+        self.unheld(|| self.must("it could not be started", "start", time))
     }
 
     fn stop(&self, time: Duration) -> Result<(), Failure> {
@@ -65,7 +84,8 @@ impl Manager for Systemd {
     }
 
     fn state(&self) -> Result<State, Failure> {
-        let properties = "show --property=LoadState,ActiveState,SubState,Result,MainPID,ExecMainStatus";
+        let properties = "show --property=LoadState,ActiveState,SubState,Result,MainPID,ExecMainStatus,\
+                          ConditionResult,ConditionTimestampMonotonic";
         let (ran, lines) = self.control("its state could not be asked", properties, ASK)?;
         if !ran.end.is_success() {
             return Ok(State::Unknown { why: format!("systemctl: {}; {}", ran.end, ran.tail.join(" ")) });
@@ -91,6 +111,9 @@ fn state(lines: &[String]) -> State {
             State::Running { pid: get("MainPID").parse().ok().filter(|pid| *pid > 0) }
         }
         _ if get("LoadState") == "not-found" => State::Stopped { why: "there is no such unit".to_owned() },
+        "inactive" if get("ConditionResult") == "no" && get("ConditionTimestampMonotonic") != "0" => {
+            State::Stopped { why: "inactive: a Condition…= of the unit was not met".to_owned() }
+        }
         "inactive" => State::Stopped { why: "inactive".to_owned() },
         "failed" => {
             State::Stopped { why: format!("failed ({}, status {})", get("Result"), get("ExecMainStatus")) }
@@ -122,6 +145,13 @@ mod tests {
     fn why_a_unit_is_down_is_told() {
         let down = of("LoadState=loaded ActiveState=failed Result=exit-code ExecMainStatus=3");
         assert_eq!(down, State::Stopped { why: "failed (exit-code, status 3)".into() });
+        let kept =
+            of("LoadState=loaded ActiveState=inactive ConditionResult=no ConditionTimestampMonotonic=9");
+        let State::Stopped { why } = kept else { panic!("{kept:?}") };
+        assert!(why.contains("Condition"), "{why}");
+        let never =
+            of("LoadState=loaded ActiveState=inactive ConditionResult=no ConditionTimestampMonotonic=0");
+        assert_eq!(never, State::Stopped { why: "inactive".into() });
         let none = of("LoadState=not-found ActiveState=inactive");
         assert_eq!(none, State::Stopped { why: "there is no such unit".into() });
         assert!(matches!(of(""), State::Unknown { .. }));
@@ -133,7 +163,7 @@ mod tests {
         std::fs::write(format!("/run/systemd/system/{name}"), text).unwrap();
         let reload = ["systemctl", "daemon-reload"];
         assert!(std::process::Command::new(reload[0]).arg(reload[1]).status().unwrap().success());
-        Systemd { unit: name.to_owned() }
+        Systemd { unit: name.to_owned(), held: None }
     }
 
     #[test]
@@ -175,7 +205,7 @@ mod tests {
         let lines = bad.last_lines();
         assert!(lines.is_empty() || lines.iter().any(|l| l.contains("no such table")), "{lines:?}");
 
-        let none = Systemd { unit: "plimsoll-none.service".into() };
+        let none = Systemd { unit: "plimsoll-none.service".into(), held: None };
         assert_eq!(none.state().unwrap(), State::Stopped { why: "there is no such unit".into() });
         assert!(none.start(None, time).unwrap_err().why.contains("not found"));
     }
