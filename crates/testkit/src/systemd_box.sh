@@ -45,10 +45,13 @@ done
 
 # No disks, devices, clocks or timers are to be looked after in here.
 : >"$root/etc/fstab"
+# Nor is anything to be cleaned away: the shared folders may lie below /tmp.
+mkdir -p "$root/etc/tmpfiles.d"
+: >"$root/etc/tmpfiles.d/tmp.conf"
 hostname box
 units=$root/etc/systemd/system
 for unit in systemd-{udevd,udev-trigger,timesyncd,sysctl,modules-load,binfmt,update-utmp,remount-fs}.service \
-  systemd-journald-audit.socket {apt-daily,apt-daily-upgrade,e2scrub_all,fstrim,dpkg-db-backup}.timer; do
+  systemd-journald-audit.socket {apt-daily,apt-daily-upgrade,e2scrub_all,fstrim,dpkg-db-backup,systemd-tmpfiles-clean}.timer; do
   ln -sf /dev/null "$units/$unit"
 done
 cat >"$units/box.target" <<'UNIT'
