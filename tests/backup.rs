@@ -294,3 +294,53 @@ fn a_disk_that_fills_up_leaves_no_partial_backup_and_the_old_one() {
     }
     sandbox.plimsoll(&["backup", "verify", "store.db.backup.LATEST"]).exits(0);
 }
+
+#[test]
+fn second_copies_go_to_the_configured_folders_and_a_missing_disk_costs_only_its_copy() {
+    let mut sandbox = Sandbox::new();
+    let usb = sandbox.root().join("usb");
+    fs::create_dir(&usb).unwrap();
+    sandbox.configure("backup.copies = ['usb']");
+    sandbox.plimsoll(&["backup"]).exits(0).says("read back and compared");
+    let copy = names(&usb).into_iter().find(|name| name.starts_with("store.db.backup.2")).unwrap();
+    sandbox.plimsoll(&["backup", "verify", &format!("usb/{}", copy.trim_end_matches(".json"))]).exits(0);
+    sandbox.plimsoll(&["backup", "list"]).exits(0).says("copied");
+    // The disk is not mounted: what is left is the empty mount point.
+    fs::remove_dir_all(&usb).unwrap();
+    fs::create_dir(&usb).unwrap();
+    let output = sandbox.plimsoll(&["backup"]);
+    output.exits(1).says("is there and counts").says("not the disk that copies went to before");
+    assert_eq!(names(&usb), Vec::<String>::new(), "the mount point was filled");
+    sandbox.plimsoll(&["backup", "verify", "store.db.backup.LATEST"]).exits(0);
+    let again = ["backup", "copy", "store.db.backup.LATEST", "usb"];
+    sandbox.plimsoll(&again).exits(3).says("--new-disk");
+    sandbox.plimsoll(&[&again[..], &["--new-disk"]].concat()).exits(0);
+    sandbox.plimsoll(&again).exits(0).says("was there already");
+}
+
+#[test]
+fn a_drill_restores_the_newest_backup_of_each_place_and_finds_one_that_cannot_be() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let nas = sandbox.root().join("nas");
+    fs::create_dir(&nas).unwrap();
+    sandbox.plimsoll(&["backup", "drill", "--db", text(&db)]).exits(1).says("there are no backups");
+    let before = fs::read(&db).unwrap();
+    let backup = made(&sandbox, &db);
+    sandbox.plimsoll(&["backup", "copy", text(&backup), "nas"]).exits(0);
+    let output = sandbox.plimsoll(&["backup", "drill", "--db", text(&db), "--json"]);
+    let drilled = output.exits(0).json();
+    assert_eq!(drilled.len(), 2);
+    assert!(drilled.iter().all(|line| line["rows"].as_u64() > Some(400)), "{drilled:?}");
+    sandbox.plimsoll(&["backup", "list", "--db", text(&db)]).exits(0).says("drilled");
+    let copy = nas.join(backup.file_name().unwrap());
+    let mut bytes = fs::read(&copy).unwrap();
+    bytes[9000] ^= 1;
+    fs::write(&copy, bytes).unwrap();
+    let output = sandbox.plimsoll(&["backup", "drill", "--db", text(&db)]);
+    output.exits(1).says("nas: ").says("not sound");
+    assert_eq!(fs::read(&db).unwrap(), before);
+    let left: Vec<_> =
+        names(backup.parent().unwrap()).into_iter().filter(|name| name.contains("drill")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}

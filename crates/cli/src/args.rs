@@ -341,6 +341,15 @@ pub(crate) enum BackupCommand {
     ///
     /// The newest verified backup stays, and those of the last runs. What any rule keeps is kept.
     Prune(BackupPruneArgs),
+    /// Copy a backup to another folder, read it back from there and compare
+    ///
+    /// DEST must be there. It is marked, so that a disk that is not mounted the next time is noticed, and not its
+    /// empty mount point filled.
+    Copy(BackupCopyArgs),
+    /// Restore the newest backup of each place aside, check it and time it
+    ///
+    /// Touches no database. `plimsoll status` shows when each was last drilled.
+    Drill(BackupPlace),
 }
 
 /// `backup verify`
@@ -479,6 +488,22 @@ pub(crate) struct MigrateOneArgs {
     /// Accept one named difference, as the refusal named it
     #[arg(long, value_name = "WHAT", value_parser = words)]
     pub(crate) acknowledge: Vec<String>,
+}
+
+/// `backup copy`
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct BackupCopyArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The folder to copy it to: another disk, a NAS
+    #[arg(value_name = "DEST")]
+    pub(crate) dest: PathBuf,
+    /// Accept that DEST is another disk than before
+    #[arg(long)]
+    pub(crate) new_disk: bool,
+    #[command(flatten)]
+    pub(crate) place: BackupPlace,
 }
 
 /// A revision goes to git as an argument: it must not look like an option.

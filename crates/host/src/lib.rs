@@ -2,6 +2,7 @@
 
 pub mod backups;
 pub mod clock;
+pub mod copies;
 pub mod database;
 pub mod durable;
 pub mod journal;

@@ -1,5 +1,6 @@
 //! `backup`: makes one and verifies it, prunes; its further words list, verify, restore and prune.
 
+mod copies;
 mod list;
 mod prune;
 mod restore;
@@ -27,6 +28,8 @@ pub(crate) fn backup(global: &Global, args: &BackupArgs, ui: &Ui) -> Result<(), 
         Some(BackupCommand::List(place)) => list::list(&find(global, place)?, ui),
         Some(BackupCommand::Verify(args)) => verify::verify(global, args, ui),
         Some(BackupCommand::Restore(args)) => restore::restore(global, args, ui),
+        Some(BackupCommand::Copy(args)) => copies::copy(global, args, ui),
+        Some(BackupCommand::Drill(place)) => copies::drill(&find(global, place)?, ui),
         Some(BackupCommand::Prune(args)) => prune::prune(&find(global, &args.place)?, args, ui),
     }
 }
@@ -64,11 +67,12 @@ fn make(global: &Global, args: &BackupCreateArgs, ui: &Ui) -> Result<(), Error> 
     drop(control);
     drop(step);
     show(&place, &made, ui);
+    let copied = copies::after_backup(&place, &made.path, ui);
     // Without a configuration nothing goes unless it is asked for.
-    match args.days.or(configured.map(|backup| backup.keep_days)) {
-        Some(days) => prune::after_backup(&place, days, ui),
-        None => Ok(()),
+    if let Some(days) = args.days.or(configured.map(|backup| backup.keep_days)) {
+        prune::after_backup(&place, days, ui);
     }
+    copied
 }
 
 fn show(place: &Place, made: &Backup, ui: &Ui) {

@@ -44,14 +44,13 @@ pub(super) fn prune(place: &Place, args: &BackupPruneArgs, ui: &Ui) -> Result<()
 }
 
 /// After a backup: only what goes is told. The backup counts already, so a failure here is a warning.
-pub(super) fn after_backup(place: &Place, days: u32, ui: &Ui) -> Result<(), Error> {
+pub(super) fn after_backup(place: &Place, days: u32, ui: &Ui) {
     let retention = Retention { days, ..Retention::default() };
     let pruned = decide(place, &retention).and_then(|fates| remove(place, &fates).map(|()| fates));
     match pruned {
         Ok(fates) => fates.iter().filter(|fate| !fate.keep).for_each(|fate| tell(fate, true, ui)),
         Err(error) => ui.warn(&format!("old backups were not pruned: {}", error.why)),
     }
-    Ok(())
 }
 
 fn decide(place: &Place, retention: &Retention) -> Result<Vec<Fate>, Error> {
