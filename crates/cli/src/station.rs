@@ -54,15 +54,6 @@ pub(crate) fn asks(request: &Request) -> bool {
     matches!(request, Request::Deploy { ask: true, .. } | Request::Rollback { ask: true, .. })
 }
 
-/// As long as it lives, the current release is being started.
-struct Starting<'a>(&'a AtomicBool);
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
-    }
-}
-
 /// A run that is going on.
 struct Going {
     run: u32,
@@ -93,8 +84,9 @@ pub(crate) struct Station {
     /// One run at a time.
     engine: Mutex<()>,
     going: Mutex<Option<Going>>,
-    /// Whether the current release is being started, outside of any run.
-    starting: AtomicBool,
+    /// Whether a command is carried out, up to the end of its run. Otherwise whoever has the engine starts the current
+    /// release or writes a report.
+    busy: AtomicBool,
 }
 
 impl Station {
@@ -123,7 +115,7 @@ impl Station {
             handles,
             engine: Mutex::new(()),
             going: Mutex::new(None),
-            starting: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
         }
     }
 
@@ -161,7 +153,6 @@ impl Station {
     /// The run cannot be resolved, or its journal not be read: the door must stay shut.
     pub(crate) fn settle(&self, ended: Vec<String>, onlooker: &Onlooker) -> Result<(), Failure> {
         let _alone = self.after_runs();
-        let _starting = self.starting();
         let Some(run) = self.runs.unfinished()? else {
             self.write_missing_reports(onlooker);
             return Ok(());
@@ -178,7 +169,6 @@ impl Station {
     /// It does not start; the door is as it was.
     pub(crate) fn open_current(&self) -> Result<bool, Failure> {
         let _alone = self.after_runs();
-        let _starting = self.starting();
         if self.runs.unfinished()?.is_some() {
             // Somebody else began a run meanwhile, and it did not end well; it decides who is let in.
             return Ok(true);
@@ -187,11 +177,6 @@ impl Station {
         self.service.lock().unwrap_or_else(PoisonError::into_inner).start(&current, None)?;
         self.gate(0).open(&current)?;
         Ok(true)
-    }
-
-    fn starting(&self) -> Starting<'_> {
-        self.starting.store(true, Ordering::SeqCst);
-        Starting(&self.starting)
     }
 
     /// A crash right after the last event of a run leaves it without its report.
@@ -214,10 +199,11 @@ impl Station {
         let engine = match self.engine.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Starting the current release is no run; it is waited for.
-            Err(TryLockError::WouldBlock) if self.starting.load(Ordering::SeqCst) => self.after_runs(),
+            // Starting the current release, or writing the report of a run that has ended, is no run: it is waited for.
+            Err(TryLockError::WouldBlock) if !self.busy.load(Ordering::SeqCst) => self.after_runs(),
             Err(TryLockError::WouldBlock) => return self.while_going(&request),
         };
+        self.busy.store(true, Ordering::SeqCst);
         let reply = match request {
             Request::Deploy { revision, acknowledge, watch, by, .. } => {
                 self.deploy(revision, acknowledge, watch, by, &onlooker)
@@ -228,6 +214,7 @@ impl Station {
             Request::Resume { .. } => self.resume(Vec::new(), &onlooker),
             Request::Status => Err(bug("status is not a run")),
         };
+        self.busy.store(false, Ordering::SeqCst);
         drop(engine);
         reply.unwrap_or_else(|failure| Reply::refused(refusal_exit(&failure), failure))
     }
@@ -415,6 +402,7 @@ impl Station {
 
     /// Reports and what may be tidied; nothing here changes how the run ended.
     fn after(&self, run: u32, outcome: &Outcome, onlooker: &Onlooker) {
+        self.busy.store(false, Ordering::SeqCst);
         if let Err(failure) = self.write_reports(run) {
             onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
         }

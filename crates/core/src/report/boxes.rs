@@ -188,7 +188,10 @@ impl Report {
             "deploy.migrate" => Step::Migrate,
             "deploy.restart" => Step::Start,
             "verify.script" | "verify.counts" | "verify.versions" | "verify.smoke" => Step::Prove,
-            "verify.errors" if !watch => return Some("--no-watch was asked for".to_owned()),
+            "verify.errors" if !watch => {
+                let why = "this run was not to watch: [watch].errors_for is not set, or --no-watch was given";
+                return Some(why.to_owned());
+            }
             "verify.errors" => Step::Watch,
             _ => return None,
         };

@@ -192,7 +192,11 @@ impl Launch<'_> {
             match self.look(instance, left) {
                 Ok(Some(answer)) => {
                     good = 0;
-                    last = Some(answer);
+                    // A last look that the deadline cuts short says less than the one before it.
+                    let cut_short = left < ONE_ANSWER && answer == Answer::Silent.to_string();
+                    if last.is_none() || !cut_short {
+                        last = Some(answer);
+                    }
                 }
                 Ok(None) => {
                     good += 1;
@@ -232,7 +236,7 @@ impl Launch<'_> {
         let next = if end == End::Exit(0) {
             "[service].command must stay in the foreground: look for an option like --no-daemon"
         } else {
-            ""
+            "mend the release and deploy again; all it wrote is in logs/app.log"
         };
         self.failed(format!("{end} after {after} ms. {lines}"), next)
     }
