@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use plimsoll_core::check::Verdict;
 use plimsoll_core::engine::{Engine, Outcome};
-use plimsoll_core::plan::{Limits, Release, ReleaseId};
+use plimsoll_core::plan::{Limits, Release, ReleaseId, Step};
 use plimsoll_core::ports::{Clock, Failure, FailureKind, Ports, Service};
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
 use plimsoll_core::report;
 use plimsoll_host::clock::SystemClock;
+use plimsoll_host::database;
 use plimsoll_host::durable;
 use plimsoll_host::journal::{FileJournal, Runs};
 use plimsoll_host::lock::{self, Lock};
@@ -295,9 +295,10 @@ impl Station {
             return Err(usage("there is nothing to roll back", "no release is live", "plimsoll deploy"));
         };
         let target = self.target(&from, to)?;
+        self.code_alone(&target.id)?;
         if dry_run {
             let message = format!(
-                "This would bring {} live again instead of {from}, if the database still has the schema that it ran with.",
+                "This would bring {} live again instead of {from}; the database has the schema that it ran with.",
                 target.id
             );
             return Ok(Reply::Outcome {
@@ -312,6 +313,14 @@ impl Station {
         let order =
             Order { kind: Kind::Rollback, asked, to: Some(target), acknowledged, watch: false, ..order };
         self.run(order, onlooker)
+    }
+
+    /// Going back with the code alone is safe only while the database has the schema that the release ran with. Seen
+    /// before a run is begun; the run looks again.
+    fn code_alone(&self, target: &ReleaseId) -> Result<(), Failure> {
+        let file = wiring::database_file(&self.config)?;
+        let now = database::schema_of(&file)?;
+        database::fits_earlier(target, self.schema_of(target).as_deref(), &now)
     }
 
     /// Goes on with a run that is still open.
@@ -442,18 +451,18 @@ impl Station {
         Limits { front: front.is_some(), hold_budget_ms, restart_ms }
     }
 
-    /// How long the app took to stop and start when that was last measured.
+    /// How long the app took to drain, stop, start and be proved when that was last measured.
     fn last_restart_ms(&self) -> Option<u64> {
+        let counted = [Step::Hold, Step::Stop, Step::Switch, Step::Start, Step::Prove];
         self.newest(|entries| {
-            let ms = |id: &str, name: &str| {
-                entries.iter().rev().find_map(|entry| match &entry.event {
-                    Event::Checked { check, .. } if check.id == id && check.verdict == Verdict::Pass => {
-                        check.evidence.get(name)?.as_u64()
-                    }
+            let took = |wanted: Step| {
+                entries.iter().find_map(|entry| match entry.event {
+                    Event::StepDone { step, ms } if step == wanted => Some(ms),
                     _ => None,
                 })
             };
-            Some(ms("deploy.restart", "startup_ms")? + ms("deploy.stop", "stopped_ms").unwrap_or(200))
+            // A run that did not stop the old release says nothing of a hold.
+            (took(Step::Stop)? > 0).then(|| counted.into_iter().filter_map(took).sum())
         })
     }
 
@@ -484,7 +493,10 @@ impl Station {
         let releases = self.releases();
         let kept = releases.list()?;
         let names: Vec<&str> = kept.iter().filter(|id| *id != from).map(|id| id.0.as_str()).collect();
-        let next = format!("choose one of: {}", names.join(", "));
+        let next = match names.as_slice() {
+            [] => "there is none; bring another commit live with: plimsoll deploy REV".to_owned(),
+            names => format!("choose one of: {}", names.join(", ")),
+        };
         let id = match to {
             Some(to) => {
                 let number = to.parse::<u32>().ok();

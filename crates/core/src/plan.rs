@@ -289,7 +289,8 @@ pub struct Limits {
     pub front: bool,
     /// The longest hold that users are asked to bear, milliseconds; undo included.
     pub hold_budget_ms: u64,
-    /// How long the app takes to stop and to start, as last measured, milliseconds.
+    /// How long everything in a hold but snapshot and migration takes, as last measured, milliseconds: to drain, to
+    /// stop, to start, to prove.
     pub restart_ms: u64,
 }
 
@@ -322,8 +323,10 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
     } else if pending == 0 {
         reasons.push("no migration is pending".to_owned());
     } else {
-        let ms = rehearsal.migrate_ms;
-        reasons.push(format!("{pending} pending migration(s) took {ms} ms on a copy of the database"));
+        let took = words(rehearsal.migrate_ms);
+        let migrations =
+            if pending == 1 { "1 pending migration".into() } else { format!("{pending} pending migrations") };
+        reasons.push(format!("{migrations} took {took} on a copy of the database"));
     }
     if !limits.front {
         reasons.push("there is no [front], so users see the gap while the app restarts".to_owned());
@@ -334,15 +337,22 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
     }
     // Twice the migration: the copy was warm in the page cache, production's file need not be.
     let predicted_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
-    let with_undo_ms = predicted_ms + rehearsal.restore_ms + limits.restart_ms / 2;
+    let with_undo_ms = predicted_ms + rehearsal.restore_ms + limits.restart_ms;
     if with_undo_ms > limits.hold_budget_ms {
         return Err(Refusal::TooLong { predicted_ms: with_undo_ms, budget_ms: limits.hold_budget_ms });
     }
     reasons.push(format!(
-        "predicted hold {predicted_ms} ms, {with_undo_ms} ms with an undo, within the budget of {} ms",
-        limits.hold_budget_ms
+        "predicted hold {}, {} with an undo, within the budget of {}",
+        words(predicted_ms),
+        words(with_undo_ms),
+        words(limits.hold_budget_ms)
     ));
     Ok(Decision { strategy: Strategy::Hold, reasons, predicted_hold_ms: predicted_ms })
+}
+
+/// A time as people read it.
+fn words(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) }
 }
 
 /// One smoke test: a request, or steps that share cookies and captured values.
@@ -454,7 +464,7 @@ mod tests {
     fn a_hold_over_the_budget_is_refused_with_both_figures() {
         let rehearsal = Rehearsal { migrate_ms: 6_000, ..pending() };
         let refusal = decide(&rehearsal, limits()).unwrap_err();
-        assert_eq!(refusal, Refusal::TooLong { predicted_ms: 13_500, budget_ms: 10_000 });
+        assert_eq!(refusal, Refusal::TooLong { predicted_ms: 14_000, budget_ms: 10_000 });
     }
 
     #[test]

@@ -120,6 +120,8 @@ fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
         answer_after: settings.answer_after.iter().map(|(path, after)| (path.clone(), *after)).collect(),
         // Whoever waits already waits on, until the current release runs.
         hold_first: Some(first_hold(config)),
+        // A door on the loopback is reached through another proxy on this machine, which speaks TLS to the users.
+        trust_loopback: settings.listen.is_loopback(),
         ..Options::default()
     };
     let front = FrontDoor::start(listener, options)

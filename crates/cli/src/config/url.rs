@@ -110,6 +110,13 @@ pub(crate) enum Listen {
     Systemd,
 }
 
+impl Listen {
+    /// Whether only this machine can reach it, as far as that is known.
+    pub(crate) fn is_loopback(&self) -> bool {
+        matches!(self, Listen::Address(address) if address.ip().is_loopback())
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

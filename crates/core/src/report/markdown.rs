@@ -367,7 +367,7 @@ mod tests {
         - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
         - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
         - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
-        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME
+        - [ ] **open: Customers' reports** — only a person can know: write it down beside this report
 
         ## Rollback and diagnosis
 
@@ -388,7 +388,7 @@ mod tests {
         - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
         - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
         - [ ] **Send the summary: changes, results, issues** — not looked at in this run
-        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign RUN --as verifier --name NAME
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: deployer and verifier sign below
         - [ ] **Support contacts by role** — not looked at in this run
         - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
 
@@ -556,7 +556,7 @@ mod tests {
         - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
         - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
         - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
-        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME
+        - [ ] **open: Customers' reports** — only a person can know: write it down beside this report
 
         ## Rollback and diagnosis
 
@@ -579,7 +579,7 @@ mod tests {
           - Took: 635 ms
           - Unavailable for: 1.5 s
         - [ ] **Logs, database report, system information** — not looked at in this run
-        - [ ] **open: Post-mortem: what, root cause, prevention** — only a person can know: plimsoll answer diag.post TEXT --by NAME
+        - [ ] **open: Post-mortem: what, root cause, prevention** — only a person can know: write it down beside this report
 
         ## After the deployment
 
@@ -587,7 +587,7 @@ mod tests {
         - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
         - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
         - [ ] **Send the summary: changes, results, issues** — not looked at in this run
-        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign RUN --as verifier --name NAME
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: deployer and verifier sign below
         - [ ] **Support contacts by role** — not looked at in this run
         - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
 

@@ -307,7 +307,7 @@ mod tests {
         assert_eq!((report.ending, report.exit, &report.ended_at), (None, None, &None));
         assert_eq!(
             report.undo_failure.as_ref().unwrap().next,
-            "plimsoll resume --acknowledge set-aside:orders"
+            "plimsoll rollback --acknowledge set-aside:orders"
         );
         assert_eq!(report.failure.as_ref().unwrap().what, "Checkout process works failed");
         assert!(report.message.starts_with("Not resolved: the undo stopped at \"Migrate the database\""));

@@ -333,7 +333,7 @@ pub(super) fn frozen() -> Vec<Entry> {
     let failure = Failure::failed(
         "the restore would lose 1 row of orders",
         "somebody else wrote to the database in the hold",
-        "plimsoll resume --acknowledge set-aside:orders",
+        "plimsoll rollback --acknowledge set-aside:orders",
     )
     .of_kind(FailureKind::Frozen);
     tape.event(Event::UndoFailed { step: Step::Migrate, failure });

@@ -34,11 +34,6 @@ pub fn summary(report: &Report) -> Vec<String> {
         let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
         lines.push(format!("Warning: {}{more}", one_line(first)));
     }
-    if report.ending == Some(Ending::Live)
-        && report.item("after.sign").is_some_and(|i| i.answer == Answer::Open)
-    {
-        lines.push(format!("Left for you: plimsoll sign {} --as verifier --name NAME", report.run));
-    }
     lines
 }
 
@@ -221,11 +216,11 @@ pub(super) fn standing(item: &ItemReport) -> (Tone, &'static str, String) {
     }
 }
 
-/// What a person types to fill the box in.
-fn ask(id: &str) -> String {
+/// How a person fills the box in.
+fn ask(id: &str) -> &'static str {
     match id {
-        "after.sign" => "plimsoll sign RUN --as verifier --name NAME".to_owned(),
-        id => format!("plimsoll answer {id} TEXT --by NAME"),
+        "after.sign" => "deployer and verifier sign below",
+        _ => "write it down beside this report",
     }
 }
 
@@ -263,7 +258,6 @@ mod tests {
         Time: 1 min 21 s; users waited up to 900 ms (predicted 650 ms)
         Checks: 19 passed, 1 unknown, 1 not applicable
         Warning: the old release's log could not be compressed
-        Left for you: plimsoll sign 12 --as verifier --name NAME
         "#);
         insta::assert_snapshot!(shown(sample::undone()), @r#"
         Undone: production is as it was, no data was lost. Release 000011-77b0e02 serves. Requests waited up to 1479 ms.
@@ -276,7 +270,7 @@ mod tests {
         insta::assert_snapshot!(shown(sample::frozen()), @r#"
         Not resolved: the undo stopped at "Migrate the database" (the restore would lose 1 row of orders: somebody else wrote to the database in the hold). Nothing was overwritten. The door stays shut. The snapshot taken in the hold is kept. Go on with `plimsoll resume`.
         Why: the restore would lose 1 row of orders: somebody else wrote to the database in the hold
-        Next: plimsoll resume --acknowledge set-aside:orders
+        Next: plimsoll rollback --acknowledge set-aside:orders
         Data: the database was NOT put back; verified backup: backups/store.db.backup.20261123_034815
         Time: 21.2 s; users had been waiting for 948 ms when last recorded (predicted 650 ms)
         Checks: 16 passed, 1 FAILED, 1 not applicable

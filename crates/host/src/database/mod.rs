@@ -16,6 +16,7 @@ use plimsoll_core::ports::{Clock, Database, Failure, FailureKind, Moment, Restor
 use plimsoll_core::record::Kind;
 use serde_json::{Map, Value};
 
+use crate::copies;
 use crate::durable;
 use crate::process;
 use crate::sqlite::backup::{self, Backup};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub file: PathBuf,
     /// The folder for backups.
     pub backups: PathBuf,
+    /// Folders for second copies of the backup before the deployment.
+    pub copies: Vec<PathBuf>,
     /// The run's own folder.
     pub run_folder: PathBuf,
     /// The run's number.
@@ -427,7 +430,8 @@ impl Database for RunDatabase {
             Known::Unknown(why) => Value::from(why.as_str()),
         };
         let counts = self.as_evidence(&manifest.content);
-        let checks = vec![
+        let mut second = copies::second(&made.path, &self.settings.copies, &mut control);
+        let mut checks = vec![
             Check::pass("backup.create", "Full backup")
                 .with("file", file.as_str())
                 .with("bytes", manifest.bytes)
@@ -439,6 +443,7 @@ impl Database for RunDatabase {
                 .with("timestamp", manifest.created_at.to_string())
                 .with("counts", counts),
         ];
+        checks.append(&mut second);
         self.backup = Some(made);
         Ok(checks)
     }
@@ -600,30 +605,44 @@ impl Database for RunDatabase {
 }
 
 impl RunDatabase {
-    /// A rollback of code alone is safe when the database still has the schema that the earlier release ran with.
     fn fits_earlier(&self, release: &Release) -> Result<(Rehearsal, Vec<Check>), Failure> {
-        let now = self.counts()?.schema_hash();
-        let why = match &self.settings.earlier_schema {
-            Some(earlier) if *earlier == now => {
-                let check = Check::pass("pre.rollback", "The earlier release fits the database")
-                    .with("mode", "code-only")
-                    .with("schema", now);
-                return Ok((Rehearsal::default(), vec![check]));
-            }
-            Some(_) => {
-                "the schema has changed since that release was live: a migration lies between".to_owned()
-            }
-            None => "no run has recorded the schema that it ran with".to_owned(),
-        };
-        Err(Failure {
-            kind: FailureKind::Blocked,
-            what: format!("going back to {} would need the data to go back too", release.id),
-            why,
-            next:
-                "deploy a commit that reverts the code and keeps the schema (git revert), or mend it forward"
-                    .into(),
-        })
+        let now = schema_of(&self.settings.file)?;
+        fits_earlier(&release.id, self.settings.earlier_schema.as_deref(), &now)?;
+        let check = Check::pass("pre.rollback", "The earlier release fits the database")
+            .with("mode", "code-only")
+            .with("schema", now);
+        Ok((Rehearsal::default(), vec![check]))
     }
+}
+
+/// The hash of a database's schema.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn schema_of(file: &Path) -> Result<String, Failure> {
+    let mut control = Control::quiet(Stop::new());
+    Fingerprint::of(file, Depth::Counts, &mut control)
+        .map(|content| content.schema_hash())
+        .map_err(|e| failure("the database cannot be read", &e))
+}
+
+/// A rollback of code alone is safe when the database still has the schema that the earlier release ran with.
+///
+/// # Errors
+/// [`FailureKind::Blocked`] when it has another one, or when no run recorded it.
+pub fn fits_earlier(release: &ReleaseId, earlier: Option<&str>, now: &str) -> Result<(), Failure> {
+    let why = match earlier {
+        Some(earlier) if earlier == now => return Ok(()),
+        Some(_) => "the schema has changed since that release was live: a migration lies between",
+        None => "no run has recorded the schema that it ran with",
+    };
+    Err(Failure {
+        kind: FailureKind::Blocked,
+        what: format!("going back to {release} would need the data to go back too"),
+        why: why.into(),
+        next: "deploy a commit that reverts the code and keeps the schema (git revert), or mend it forward"
+            .into(),
+    })
 }
 
 /// The database must not know migrations that the release does not, nor others under the same number.

@@ -164,6 +164,8 @@ fn plain_secrets<'a>(section: &'a str, settings: &'a Settings) -> impl Iterator<
             let name = name.to_uppercase();
             matches!(value, Setting::Plain(text) if !text.is_empty())
                 && telling.iter().any(|t| name.contains(t))
+                // It says where the secret is.
+                && !name.ends_with("_FILE")
         })
         .map(move |(name, _)| {
             let hint = format!("write {name} = \"env:{name}\" and set it in Plimsoll's environment");
