@@ -7,11 +7,13 @@ use serde_json::Value;
 
 use crate::production::{Production, ending, steps, strategy};
 
-/// A sandbox whose app listens on `sandbox.port`, in a box of its own.
+/// A sandbox whose app something else runs, in a box of its own.
 pub(crate) struct Managed {
     // Dropped in this order: the box ends what runs in the sandbox's folder.
     pub(crate) inside: SystemdBox,
     pub(crate) sandbox: Sandbox,
+    /// Where the app listens.
+    port: u16,
 }
 
 impl Managed {
@@ -19,11 +21,20 @@ impl Managed {
     pub(crate) fn start(test: &str, service: &str) -> Option<Managed> {
         let mut sandbox = Sandbox::new();
         sandbox.unset("front", None);
+        let port = sandbox.port;
+        Managed::on(test, service, sandbox, port)
+    }
+
+    /// The same behind the front door, which has `sandbox.port` then.
+    pub(crate) fn behind_the_front_door(test: &str, service: &str) -> Option<Managed> {
+        Managed::on(test, service, Sandbox::new(), Sandbox::new().port)
+    }
+
+    fn on(test: &str, service: &str, mut sandbox: Sandbox, port: u16) -> Option<Managed> {
         sandbox.unset("service", Some("command"));
-        let address = format!("service.address = '127.0.0.1:{}'\n{service}", sandbox.port);
-        sandbox.configure(&address);
+        sandbox.configure(&format!("service.address = '127.0.0.1:{port}'\n{service}"));
         match SystemdBox::start(&sandbox) {
-            Ok(inside) => Some(Managed { inside, sandbox }),
+            Ok(inside) => Some(Managed { inside, sandbox, port }),
             Err(why) => {
                 fault::skipped(test, &why);
                 None
@@ -39,7 +50,7 @@ impl Managed {
     /// A script that starts the app and tells it which release it is.
     pub(crate) fn script(&self) -> String {
         let path = self.sandbox.root().join("start-app");
-        let (app, root, port) = (binary("scripted-app"), self.sandbox.root(), self.sandbox.port);
+        let (app, root, port) = (binary("scripted-app"), self.sandbox.root(), self.port);
         let text = format!(
             "#!/bin/sh\nexport PORT={port} DATABASE_PATH={}/shared/store.db\n\
              export PLIMSOLL_RELEASE=$(basename \"$(pwd -P)\")\nexec {}\n",

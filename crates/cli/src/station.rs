@@ -448,7 +448,9 @@ impl Station {
         let hold_budget_ms = front
             .map_or(u64::MAX / 4, |front| u64::try_from(front.hold_budget.as_millis()).unwrap_or(u64::MAX));
         let restart_ms = self.last_restart_ms().unwrap_or(RESTART_GUESS_MS);
-        Limits { front: front.is_some(), hold_budget_ms, restart_ms }
+        // What others run listens on the one address that it was given.
+        let side_by_side = matches!(self.config.service.kind, ServiceKind::Process { .. });
+        Limits { front: front.is_some(), side_by_side, hold_budget_ms, restart_ms }
     }
 
     /// How long the app took to drain, stop, start and be proved when that was last measured.

@@ -287,6 +287,8 @@ pub struct Decision {
 pub struct Limits {
     /// Whether a front door stands before the app.
     pub front: bool,
+    /// Whether two releases can run side by side, each on an address of its own.
+    pub side_by_side: bool,
     /// The longest hold that users are asked to bear, milliseconds; undo included.
     pub hold_budget_ms: u64,
     /// How long everything in a hold but snapshot and migration takes, as last measured, milliseconds: to drain, to
@@ -332,8 +334,11 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
         reasons.push("there is no [front], so users see the gap while the app restarts".to_owned());
         return Ok(Decision { strategy: Strategy::Restart, reasons, predicted_hold_ms: 0 });
     }
-    if pending == 0 && !rehearsal.migrates_itself {
+    if pending == 0 && !rehearsal.migrates_itself && limits.side_by_side {
         return Ok(Decision { strategy: Strategy::Overlap, reasons, predicted_hold_ms: 0 });
+    }
+    if !limits.side_by_side {
+        reasons.push("the app has one address, so two releases cannot run side by side".to_owned());
     }
     // Twice the migration: the copy was warm in the page cache, production's file need not be.
     let predicted_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
@@ -416,7 +421,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { front: true, hold_budget_ms: 10_000, restart_ms: 1_000 }
+        Limits { front: true, side_by_side: true, hold_budget_ms: 10_000, restart_ms: 1_000 }
     }
 
     fn pending() -> Rehearsal {
@@ -445,6 +450,14 @@ mod tests {
     fn without_a_migration_nobody_notices() {
         let decision = decide(&Rehearsal::default(), limits()).unwrap();
         assert_eq!(decision.strategy, Strategy::Overlap);
+    }
+
+    #[test]
+    fn an_app_with_one_address_is_held_even_without_a_migration() {
+        let one = Limits { side_by_side: false, ..limits() };
+        let decision = decide(&Rehearsal::default(), one).unwrap();
+        assert_eq!(decision.strategy, Strategy::Hold);
+        assert!(decision.reasons.iter().any(|reason| reason.contains("one address")), "{decision:?}");
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl World {
     }
 
     fn limits(&self) -> Limits {
-        Limits { front: true, hold_budget_ms: 10_000, restart_ms: 500 }
+        Limits { front: true, side_by_side: true, hold_budget_ms: 10_000, restart_ms: 500 }
     }
 
     fn order(&self) -> Order {
@@ -541,7 +541,7 @@ fn foreign_rows_in_the_hold_freeze_the_run_until_a_person_sets_them_aside() {
 
 #[test]
 fn without_a_front_door_a_release_that_does_not_start_is_taken_back() {
-    let limits = Limits { front: false, hold_budget_ms: 10_000, restart_ms: 500 };
+    let limits = Limits { front: false, side_by_side: false, hold_budget_ms: 10_000, restart_ms: 500 };
     for step in [Step::Start, Step::Prove] {
         let world = World { front: false, ..World::new(true) };
         world.truth.borrow_mut().door = Door::Shut;
