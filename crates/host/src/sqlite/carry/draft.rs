@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 
 use super::plan::{Mapping, Rename};
 use super::shape::{Shapes, faithful, of};
-use super::{Error, Reason, Tally, apply, gates, keys, ledger};
+use super::{Error, Reason, Tally, apply, gates, judge, keys, ledger};
 use crate::sqlite::connection::quoted;
 use crate::sqlite::fingerprint::Known;
 use crate::sqlite::{Stop, schema};
@@ -43,8 +43,8 @@ impl Draft {
         let mapping = &self.mappings[number];
         let entries = ledger::write(&self.connection, number, mapping)?;
         if entries > 0 {
-            ledger::judge(&self.connection, number, mapping)?;
-            ledger::judge_types(&self.connection, number, mapping)?;
+            judge::rows(&self.connection, number, mapping)?;
+            judge::types(&self.connection, number, mapping)?;
         }
         Ok(entries)
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED, PENDING, ROW, number as stored_place, place};
+use super::judge::place;
+use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED, PENDING, ROW, number as stored_place};
 use super::plan::Mapping;
 use super::shape::{Shapes, faithful, of};
 use crate::sqlite::connection::quoted;
@@ -119,7 +120,7 @@ pub(super) fn whole(connection: &Connection) -> rusqlite::Result<Result<Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::super::tests::Case;
-    use super::super::{apply, draft::attach, ledger, plan};
+    use super::super::{apply, draft::attach, judge, ledger, plan};
     use super::*;
     use crate::sqlite::connection::{ForeignKeys, open_finished, open_own};
 
@@ -154,7 +155,7 @@ mod tests {
             let mut entries = 0;
             for (at, mapping) in mappings.iter().enumerate() {
                 entries += ledger::write(&own, at, mapping).unwrap();
-                ledger::judge(&own, at, mapping).unwrap();
+                judge::rows(&own, at, mapping).unwrap();
             }
             apply::all(&own, &mappings).unwrap();
             own.execute_batch(spoil).unwrap();

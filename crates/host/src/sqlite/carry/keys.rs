@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
-use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED, place};
+use super::judge::place;
+use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED};
 use super::plan::Mapping;
 use super::shape::{Shape, Shapes, of};
 use crate::sqlite::connection::quoted;

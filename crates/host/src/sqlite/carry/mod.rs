@@ -9,6 +9,7 @@ mod apply;
 mod aside;
 mod draft;
 mod gates;
+mod judge;
 mod keys;
 mod ledger;
 mod plan;
