@@ -177,7 +177,10 @@ fn note(step: Step, checks: &[Check]) -> String {
         Step::Fetch => joined(&[("branch", ""), ("commit", "")]),
         Step::Backup => joined(&[("file", "")]),
         Step::Hold => joined(&[("in_flight", "in flight: ")]),
-        Step::Start => joined(&[("startup_ms", "ms to the first healthy answer: "), ("pid", "pid ")]),
+        Step::Start => match (text("startup_ms"), text("pid")) {
+            (Some(ms), Some(pid)) => format!("healthy after {ms} ms, pid {pid}"),
+            _ => joined(&[("pid", "pid ")]),
+        },
         Step::Open => joined(&[("waited", "requests that waited: "), ("turned_away", "turned away: ")]),
         Step::Prove => {
             let passed = checks.iter().filter(|c| c.verdict == Verdict::Pass).count();
