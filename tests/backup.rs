@@ -344,3 +344,20 @@ fn a_drill_restores_the_newest_backup_of_each_place_and_finds_one_that_cannot_be
         names(backup.parent().unwrap()).into_iter().filter(|name| name.contains("drill")).collect();
     assert_eq!(left, Vec::<String>::new());
 }
+
+#[test]
+fn a_deployment_copies_its_backup_and_a_missing_disk_does_not_stop_it() {
+    let mut sandbox = Sandbox::new();
+    let usb = sandbox.root().join("usb");
+    fs::create_dir(&usb).unwrap();
+    sandbox.configure("backup.copies = ['usb', 'nas']");
+    let serve = sandbox.live();
+    let copied = names(&usb).into_iter().find(|name| name.starts_with("store.db.backup.2")).unwrap();
+    let report = sandbox.read("runs/000001/report.json");
+    assert!(report.contains(copied.trim_end_matches(".json")) && report.contains("backup.second"));
+    assert!(report.contains("there is no folder"), "the missing one is told: {report}");
+    sandbox.plimsoll(&["status"]).exits(0).says("none drilled yet").says("nas: there is no folder");
+    sandbox.plimsoll(&["backup", "drill"]).exits(1).says("nas: ");
+    sandbox.plimsoll(&["status"]).exits(0).says("last drilled ");
+    drop(serve);
+}

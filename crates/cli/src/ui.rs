@@ -313,6 +313,17 @@ pub(crate) fn size_words(bytes: u64) -> String {
     }
 }
 
+/// An age as people say it: `40 s`, `12 min`, `5 h`, `3 days`.
+pub(crate) fn age_words(age: jiff::SignedDuration) -> String {
+    match age.as_secs() {
+        ..0 => "future".to_owned(),
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3_600 => format!("{} min", s / 60),
+        s @ 3_600..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
 fn paint(colour: bool, style: Style, text: &str) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
@@ -479,6 +490,15 @@ pub(crate) mod tests {
             assert_eq!(ui.confirm_from("Deploy?", &mut typed.as_bytes()), answer, "{typed:?}");
         }
         assert!(err.seen().starts_with("Deploy? [y/N] "));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let words = |seconds| age_words(jiff::SignedDuration::from_secs(seconds));
+        assert_eq!(
+            [words(-5), words(59), words(60), words(7_200), words(172_800)],
+            ["future", "59 s", "1 min", "2 h", "2 days"]
+        );
     }
 
     #[test]

@@ -241,6 +241,7 @@ pub(crate) fn database(
     Ok(RunDatabase::new(database::Settings {
         file,
         backups: config.backups(),
+        copies: config.backup.folders().cloned().collect(),
         run_folder: runs.folder(order.run),
         run: order.run,
         tables: config.database.tables.clone(),

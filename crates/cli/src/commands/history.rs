@@ -1,8 +1,10 @@
 //! `status`, `history`, `show`: what is, what was done, and one run as the filled-in checklist. They only read.
 
+use jiff::Timestamp;
 use plimsoll_core::record::{Ending, Entry, Event, State};
 use plimsoll_core::report::{self, Report};
 use plimsoll_host::backups;
+use plimsoll_host::copies;
 use plimsoll_host::journal::Runs;
 use plimsoll_host::release::Releases;
 use plimsoll_proxy::control::{self, ControlError};
@@ -12,7 +14,7 @@ use crate::args::{Format, ShowArgs};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::station::{self, needs_serve};
-use crate::ui::{Ui, took_words};
+use crate::ui::{Ui, age_words, took_words};
 use crate::wire::{Reply, Request, Status};
 
 /// `plimsoll status`. Exit 4 when a run is not resolved.
@@ -33,7 +35,9 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
             "serve": serve,
             "unresolved_run": unresolved,
             "last_run": last.as_ref().map(Row::json),
-            "backup": backup,
+            "backup": backup.as_ref().map(|kept| &kept.name),
+            "backup_at": backup.as_ref().map(|kept| kept.made_at),
+            "drilled_at": backup.as_ref().and_then(|kept| kept.drilled_at),
         }));
     } else {
         ui.data(&status_words(
@@ -41,7 +45,7 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
             current.as_ref().map(|id| id.0.as_str()),
             serve.as_ref(),
             last.as_ref(),
-            backup.as_deref(),
+            backup.map(|kept| kept.words()).as_deref(),
         ));
     }
     match unresolved {
@@ -116,11 +120,45 @@ fn ask_serve(config: &Config) -> Result<Option<Status>, Error> {
     }
 }
 
-fn newest_backup(config: &Config) -> Option<String> {
+/// The newest backup that counts, how old it is, and when one was last restored in a drill.
+fn newest_backup(config: &Config) -> Option<Kept> {
     let file = config.database_file()?.file_name()?.to_string_lossy().into_owned();
     let entries = backups::list(&config.backups(), &file).ok()?;
     let newest = backups::newest_verified(&entries)?;
-    Some(format!("{}, verified", newest.path.file_name()?.to_string_lossy()))
+    let age = |at: Timestamp| age_words(Timestamp::now().duration_since(at));
+    let states = copies::states(&config.backups()).unwrap_or_default();
+    let drilled_at = states.values().filter_map(|state| state.drilled.as_ref()).map(|done| done.at).max();
+    let drilled = drilled_at.map_or_else(
+        || "none drilled yet: plimsoll backup drill".to_owned(),
+        |at| format!("last drilled {} ago", age(at)),
+    );
+    let name = newest.path.file_name()?.to_string_lossy();
+    let trouble: String = states
+        .iter()
+        .filter_map(|(place, state)| Some(format!("; {place}: {}", state.trouble.as_ref()?.why)))
+        .collect();
+    Some(Kept {
+        name: format!("{name}, verified"),
+        made_at: newest.at(),
+        drilled_at,
+        more: format!("{} old; {drilled}{trouble}", age(newest.at())),
+    })
+}
+
+/// The newest backup that counts.
+struct Kept {
+    name: String,
+    made_at: Timestamp,
+    /// When one was last restored in a drill, of whatever place.
+    drilled_at: Option<Timestamp>,
+    /// Its age, the drill's, and what is wrong with a place for copies.
+    more: String,
+}
+
+impl Kept {
+    fn words(&self) -> String {
+        format!("{}, {}", self.name, self.more)
+    }
 }
 
 /// `plimsoll history`

@@ -211,6 +211,16 @@ pub(crate) struct Backup {
     pub(crate) copies: Vec<Destination>,
 }
 
+impl Backup {
+    /// The folders among the places for second copies.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.copies.iter().filter_map(|destination| match destination {
+            Destination::Folder(folder) => Some(folder),
+            Destination::S3 { .. } => None,
+        })
+    }
+}
+
 /// `[window]`: when a deployment may begin.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {

@@ -88,13 +88,8 @@ pub(super) fn after_backup(place: &Place, file: &Path, ui: &Ui) -> Result<(), Er
 
 /// The folders that second copies go to.
 fn folders(place: &Place) -> Vec<PathBuf> {
-    let configured = place.config.iter().flat_map(|config| &config.backup.copies);
-    let mut folders: Vec<PathBuf> = configured
-        .filter_map(|destination| match destination {
-            Destination::Folder(folder) => Some(folder.clone()),
-            Destination::S3 { .. } => None,
-        })
-        .collect();
+    let configured = place.config.iter().flat_map(|config| config.backup.folders());
+    let mut folders: Vec<PathBuf> = configured.cloned().collect();
     // Also those that were typed once.
     let noted = copies::states(&place.backups).unwrap_or_default();
     for key in noted.into_keys().filter(|key| key.starts_with('/')).map(PathBuf::from) {

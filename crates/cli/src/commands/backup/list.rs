@@ -1,6 +1,6 @@
 //! `backup list`: the backups, the newest first, and whether each counts.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use plimsoll_host::backups::Entry;
 use plimsoll_host::sqlite::manifest::State;
 use serde_json::json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{entries, object};
 use crate::error::Error;
 use crate::place::Place;
-use crate::ui::{Ui, size_words};
+use crate::ui::{Ui, age_words, size_words};
 
 pub(super) fn list(place: &Place, ui: &Ui) -> Result<(), Error> {
     let entries = entries(place)?;
@@ -64,29 +64,4 @@ fn line(entry: &Entry, now: Timestamp, width: usize) -> String {
     };
     let name = entry.name.to_string();
     format!("{name:<width$}  {age:>9}  {:>10}  {rows:>10}  {state:<9}  {why}", size_words(entry.bytes))
-}
-
-/// An age as people say it: `40 s`, `12 min`, `5 h`, `3 days`.
-pub(super) fn age_words(age: SignedDuration) -> String {
-    match age.as_secs() {
-        ..0 => "future".to_owned(),
-        s @ 0..60 => format!("{s} s"),
-        s @ 60..3_600 => format!("{} min", s / 60),
-        s @ 3_600..172_800 => format!("{} h", s / 3_600),
-        s => format!("{} days", s / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_short() {
-        let words = |seconds| age_words(SignedDuration::from_secs(seconds));
-        assert_eq!(
-            [words(-5), words(59), words(60), words(7_200), words(172_800)],
-            ["future", "59 s", "1 min", "2 h", "2 days"]
-        );
-    }
 }

@@ -33,9 +33,10 @@ pub(super) fn later(config: &Config) -> Vec<Finding> {
     if !config.logs.is_empty() {
         not_yet(format!("[[log]] {} of them", config.logs.len()), "this version does not look into logs");
     }
-    if !config.backup.copies.is_empty() {
-        let note = "this version makes no second copies";
-        not_yet(format!("[backup] copies to {} places", config.backup.copies.len()), note);
+    let elsewhere = config.backup.copies.len() - config.backup.folders().count();
+    if elsewhere > 0 {
+        let note = "this version copies to folders only";
+        not_yet(format!("[backup] copies to {elsewhere} buckets of S3"), note);
     }
     if !config.rehearsal.env.is_empty() || config.rehearsal.command.is_some() {
         not_yet(
