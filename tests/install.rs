@@ -88,6 +88,20 @@ fn a_file_that_somebody_else_wrote_or_changed_is_left_alone() {
 }
 
 #[test]
+fn what_root_installs_leaves_the_app_to_its_own_user() {
+    let sandbox = Sandbox::new();
+    let inside = match SystemdBox::start(&sandbox) {
+        Ok(inside) => inside,
+        Err(why) => return fault::skipped("install for another user", &why),
+    };
+    inside.run(&["chown", "-R", "nobody:nogroup", "."]).exits(0);
+    inside.plimsoll(&["install", "--yes"]).exits(0);
+    assert!(inside.read(SERVICE).unwrap().lines().any(|line| line == "User=nobody"));
+    let owner = inside.run(&["stat", "--format=%U:%G:%a", "runs"]);
+    assert_eq!(owner.stdout.trim(), "nobody:nogroup:700", "serve could not write there");
+}
+
+#[test]
 fn a_restart_of_serve_under_its_socket_loses_no_request() {
     let Some((sandbox, inside)) = live("a restart under the socket unit") else { return };
     let port = sandbox.port;

@@ -1,6 +1,7 @@
 //! `install` and `uninstall`: what starts `plimsoll serve` with the machine. Shown before it is written; only what was
 //! written, and is still as it was written, is taken away.
 
+mod installed;
 mod units;
 
 use std::net::SocketAddr;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use plimsoll_host::durable;
 use plimsoll_host::process::{self, Command, End, Limits, Sink};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::args::{InstallArgs, UninstallArgs};
@@ -18,27 +18,13 @@ use crate::config::{Config, Listen, ServiceKind, WorkerKind};
 use crate::error::{Error, Kind};
 use crate::follow;
 use crate::ui::Ui;
+use installed::{Installed, Manager, is_in, keep, record, record_path, refuse_others, take_away, unwritten};
 use units::{UnitFile, Wanted};
 
 /// How long systemctl or supervisorctl may take; stopping `serve` waits for its run.
 const PATIENCE: Duration = Duration::from_secs(600);
 const FILE_MODE: u32 = 0o644;
 const FOLDER_MODE: u32 = 0o755;
-
-/// Who starts `serve`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Manager {
-    Systemd,
-    Supervisor,
-}
-
-/// What was written, kept in `runs/installed.json`.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-struct Installed {
-    manager: Manager,
-    files: Vec<UnitFile>,
-}
 
 /// `plimsoll install`
 pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<(), Error> {
@@ -64,6 +50,11 @@ pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<()
     notes(config, &user, manager, ui);
     if args.print {
         return Ok(());
+    }
+    if !config.app.root.is_dir() {
+        return Err(Error::usage(format!("the app's root {} is not there", config.app.root.display()))
+            .state("nothing was written")
+            .next("make it, owned by the user that is to run the app"));
     }
     let before = record(config)?;
     refuse_others(&files, before.as_ref())?;
@@ -197,25 +188,6 @@ fn process_is_known(name: &str) -> bool {
     lines.iter().any(|line| line.starts_with(name) && !line.contains("no such"))
 }
 
-/// Removes files that are still as they were written, and a drop-in folder that is empty then. Returns the others.
-fn take_away(files: &[UnitFile], ui: &Ui) -> Result<Vec<UnitFile>, Error> {
-    let mut left = Vec::new();
-    for file in files {
-        let Ok(text) = std::fs::read_to_string(&file.path) else { continue };
-        if text != file.text {
-            ui.warn(&format!("{} was changed since; it stays", file.path.display()));
-            left.push(file.clone());
-            continue;
-        }
-        durable::remove(&file.path).map_err(|e| unwritten(&e))?;
-        if let Some(folder) = file.path.parent().filter(|f| f.extension().is_some_and(|e| e == "d")) {
-            // Not empty: other drop-ins are somebody else's.
-            let _ = std::fs::remove_dir(folder);
-        }
-    }
-    Ok(left)
-}
-
 fn show(files: &[UnitFile], ui: &Ui) {
     for file in files {
         let path = file.path.display().to_string();
@@ -284,31 +256,6 @@ fn owner(config: &Config) -> Result<Option<String>, Error> {
     Ok(Some(name.unwrap_or_else(|| uid.to_string())))
 }
 
-/// A file of somebody else's is never written over.
-fn refuse_others(files: &[UnitFile], before: Option<&Installed>) -> Result<(), Error> {
-    let mut others = Vec::new();
-    for file in files {
-        let Ok(there) = std::fs::read_to_string(&file.path) else { continue };
-        let written = before.iter().flat_map(|b| &b.files).any(|f| f.path == file.path && f.text == there);
-        if !written && there != file.text {
-            others.push(file.path.display().to_string());
-        }
-    }
-    if others.is_empty() {
-        return Ok(());
-    }
-    Err(Error::usage(
-        "files are in the way that `plimsoll install` did not write, or that were changed since",
-    )
-    .details(others)
-    .state("nothing was written")
-    .next("compare them with: plimsoll install --print; then move them away"))
-}
-
-fn is_in(file: &UnitFile, files: &[UnitFile]) -> bool {
-    files.iter().any(|other| other.path == file.path)
-}
-
 fn agreed(yes: bool, question: &str, ui: &Ui) -> Result<(), Error> {
     if yes || ui.confirm(question) == Some(true) {
         return Ok(());
@@ -316,40 +263,6 @@ fn agreed(yes: bool, question: &str, ui: &Ui) -> Result<(), Error> {
     Err(Error::new(Kind::Blocked, "nobody agreed")
         .state("nothing was changed")
         .next("answer y, or pass --yes once you have read it"))
-}
-
-fn unwritten(error: &durable::Error) -> Error {
-    Error::failed("a file of the system could not be changed")
-        .why(error.to_string())
-        .state("what was written so far is taken away by: plimsoll uninstall")
-        .next("run it as root, or show the files with --print and write them yourself")
-}
-
-fn record_path(config: &Config) -> PathBuf {
-    config.runs().join("installed.json")
-}
-
-fn record(config: &Config) -> Result<Option<Installed>, Error> {
-    let path = record_path(config);
-    let unreadable = |why: String| {
-        Error::failed(format!("cannot read {}", path.display()))
-            .why(why)
-            .state("nothing was changed")
-            .next("it names the files that were installed; mend it, or remove it and them by hand")
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| unreadable(e.to_string())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unreadable(e.to_string())),
-    }
-}
-
-fn keep(config: &Config, installed: &Installed) -> Result<(), Error> {
-    let failed = |e: durable::Error| follow::plain(e.into());
-    let text = serde_json::to_string_pretty(installed)
-        .map_err(|e| Error::new(Kind::Bug, "what is installed cannot be noted").why(e.to_string()))?;
-    durable::create_dir(&config.runs(), durable::PRIVATE_DIR).map_err(failed)?;
-    durable::write(&record_path(config), durable::PRIVATE, text.as_bytes()).map_err(failed)
 }
 
 fn ask(words: &[&str], mut take: impl FnMut(&str)) -> Result<process::Ran, process::StartError> {
