@@ -242,6 +242,7 @@ pub(crate) fn database(
         file,
         backups: config.backups(),
         copies: config.backup.folders().cloned().collect(),
+        unreachable_copies: config.backup.buckets().collect(),
         run_folder: runs.folder(order.run),
         run: order.run,
         tables: config.database.tables.clone(),

@@ -219,6 +219,15 @@ impl Backup {
             Destination::S3 { .. } => None,
         })
     }
+
+    /// The buckets among them, as they stand in the file.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = String> {
+        self.copies.iter().filter_map(|destination| match destination {
+            Destination::Folder(_) => None,
+            Destination::S3 { bucket, prefix } if prefix.is_empty() => Some(format!("s3://{bucket}")),
+            Destination::S3 { bucket, prefix } => Some(format!("s3://{bucket}/{prefix}")),
+        })
+    }
 }
 
 /// `[window]`: when a deployment may begin.
