@@ -31,7 +31,9 @@ use crate::wiring;
 /// Release folders kept besides the current one and the one before.
 const KEEP_RELEASES: usize = 5;
 /// How long the app takes to stop and start, when no run has measured it yet.
-const RESTART_GUESS_MS: u64 = 1_500;
+const RESTART_GUESS_MS: u64 = 1_000;
+/// How long draining, stopping and proving take, when only the start has been measured.
+const STOP_GUESS_MS: u64 = 500;
 
 /// Where `serve` listens for commands.
 pub(crate) fn socket(config: &Config) -> PathBuf {
@@ -447,7 +449,10 @@ impl Station {
         let front = self.config.front.as_ref();
         let hold_budget_ms = front
             .map_or(u64::MAX / 4, |front| u64::try_from(front.hold_budget.as_millis()).unwrap_or(u64::MAX));
-        let restart_ms = self.last_restart_ms().unwrap_or(RESTART_GUESS_MS);
+        let restart_ms = self
+            .last_restart_ms()
+            .or_else(|| self.last_startup_ms().map(|ms| ms + STOP_GUESS_MS))
+            .unwrap_or(RESTART_GUESS_MS);
         // What others run listens on the one address that it was given.
         let side_by_side = matches!(self.config.service.kind, ServiceKind::Process { .. });
         Limits { front: front.is_some(), side_by_side, hold_budget_ms, restart_ms }
@@ -465,6 +470,16 @@ impl Station {
             };
             // A run that did not stop the old release says nothing of a hold.
             (took(Step::Stop)? > 0).then(|| counted.into_iter().filter_map(took).sum())
+        })
+    }
+
+    /// How long the app took to be healthy when it was last started by a run.
+    fn last_startup_ms(&self) -> Option<u64> {
+        self.newest(|entries| {
+            entries.iter().rev().find_map(|entry| match &entry.event {
+                Event::Checked { check, .. } => check.evidence.get("startup_ms")?.as_u64(),
+                _ => None,
+            })
         })
     }
 
