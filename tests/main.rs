@@ -20,6 +20,7 @@ mod rollback;
 mod rules;
 mod said;
 mod sources;
+mod strangers;
 mod supervisor;
 mod systemd;
 mod tidy;

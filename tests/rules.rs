@@ -88,7 +88,7 @@ fn rule_02_rows_that_another_wrote_in_the_hold_are_never_restored_over_silently(
     output.says("--acknowledge set-aside:order");
     let all =
         ["rollback", "--yes", "--acknowledge", "set-aside:orders", "--acknowledge", "set-aside:order_items"];
-    sandbox.plimsoll(&all).exits(1);
+    sandbox.plimsoll(&all).exits(6).says("set-aside");
     assert_eq!(shop::number(&sandbox.database(), written), 0);
     let aside = sources::files(&sandbox.root().join("runs/000002"), "").into_iter().any(|file| {
         fs::read(&file).is_ok_and(|bytes| {

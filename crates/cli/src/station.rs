@@ -94,7 +94,7 @@ pub(crate) struct Station {
 impl Station {
     /// The station of a command that runs the engine itself.
     pub(crate) fn alone(config: &Config) -> Result<Station, Error> {
-        let lock = own(config, "a deployment command")?;
+        let lock = own(config, "deploy")?;
         let (service, handles) = wiring::others_service(config)?;
         Ok(Station::new(config, lock, None, service, handles))
     }
@@ -290,7 +290,8 @@ impl Station {
         onlooker: &Onlooker,
     ) -> Result<Reply, Failure> {
         if self.runs.unfinished()?.is_some() {
-            return self.resume(acknowledged, onlooker);
+            let aside = !acknowledged.is_empty();
+            return Ok(as_rollback(self.resume(acknowledged, onlooker)?, aside));
         }
         let order = self.order(by)?;
         let Some(from) = order.from.clone() else {
@@ -414,6 +415,9 @@ impl Station {
     /// Reports and what may be tidied; nothing here changes how the run ended.
     fn after(&self, run: u32, outcome: &Outcome, onlooker: &Onlooker) {
         self.busy.store(false, Ordering::SeqCst);
+        if let Err(error) = self.runs.release_room(run) {
+            onlooker.line(&format!("room kept for the journal could not be freed: {error}"));
+        }
         if let Err(failure) = self.write_reports(run) {
             onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
         }
@@ -560,12 +564,32 @@ impl Station {
             kind: FailureKind::Frozen,
             what: format!("run {run} is not resolved"),
             why: "it was interrupted, and its undo needs a person".into(),
-            next: format!("plimsoll show {run}, then: plimsoll resume"),
+            next: "plimsoll status says what to do next".into(),
         })
     }
 
     fn lock_going(&self) -> MutexGuard<'_, Option<Going>> {
         self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The outcome of a run that a rollback has undone, for whoever asked for the rollback.
+fn as_rollback(reply: Reply, aside: bool) -> Reply {
+    match reply {
+        Reply::Outcome {
+            run, ending: ending @ Some(Ending::Undone | Ending::Unchanged), message, ..
+        } if !aside => Reply::Outcome { run, ending, exit: exit::DONE, message, failure: None },
+        Reply::Outcome {
+            run, ending: ending @ Some(Ending::Undone | Ending::Unchanged), message, ..
+        } => {
+            let failure = Failure::failed(
+                "the run is undone, with values set aside",
+                "as acknowledged",
+                "look at the file, and enter again what is needed (the .sql beside it helps)",
+            );
+            Reply::Outcome { run, ending, exit: exit::ROLLED_BACK, message, failure: Some(failure) }
+        }
+        other => other,
     }
 }
 

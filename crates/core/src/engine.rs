@@ -36,6 +36,10 @@ pub struct Engine<'a> {
     /// When users began to wait, and for how long they did.
     gap: Option<Moment>,
     gap_ms: u64,
+    /// What the undo took out of the database and where it is kept.
+    kept: Option<String>,
+    /// What an undone release did to the data beside the one that served.
+    harm: Option<String>,
 }
 
 impl<'a> Engine<'a> {
@@ -109,7 +113,7 @@ impl<'a> Engine<'a> {
         let open = state.done.contains(&Step::Open) || state.undone.contains(&Step::Hold);
         let gap = state.held.map(|(since, _)| since).filter(|_| same_boot && !open);
         let seq = state.next_seq;
-        Engine { ports, limits, order, state, seq, begun, gap, gap_ms: 0 }
+        Engine { ports, limits, order, state, seq, begun, gap, gap_ms: 0, kept: None, harm: None }
     }
 
     fn nothing_begun(self, failure: Failure) -> Outcome {
@@ -385,14 +389,24 @@ impl<'a> Engine<'a> {
         let from = self.order.from.clone();
         let to = self.state.release.as_ref().map(|r| r.id.clone());
         match step {
-            Step::Start => match &to {
-                Some(to) => self.ports.service.stop(to, None),
-                None => Ok(Vec::new()),
-            },
+            Step::Start => {
+                let mut checks = match &to {
+                    Some(to) => self.ports.service.stop(to, None)?,
+                    None => Vec::new(),
+                };
+                if self.state.strategy() == Some(Strategy::Overlap) {
+                    let seen = self.ports.database.unharmed()?;
+                    self.harm = failing(step, &seen).map(|failure| failure.why);
+                    checks.extend(seen);
+                }
+                Ok(checks)
+            }
             Step::Switch => self.ports.source.switch(from.as_ref()),
             Step::Migrate => {
                 let acknowledged = self.state.acknowledged.clone();
-                Ok(self.ports.database.restore(&acknowledged)?.checks)
+                let restored = self.ports.database.restore(&acknowledged)?;
+                self.kept = restored.kept;
+                Ok(restored.checks)
             }
             Step::Stop => {
                 let checks = match &from {
@@ -490,7 +504,11 @@ impl<'a> Engine<'a> {
         if let Err(failure) = self.ports.database.tidy() {
             self.record_or_warn(Event::Warned { what: failure.to_string() });
         }
-        let exit = exit_code(self.order.kind, ending, failure.as_ref());
+        let exit = match &self.harm {
+            // The old release serves, and production is not as it was.
+            Some(_) => exit::LIVE_BUT,
+            None => exit_code(self.order.kind, ending, failure.as_ref()),
+        };
         let message = self.message(ending, failure.as_ref());
         let ms = self.ports.clock.now().since_ms(self.begun);
         let event = Event::Ended { ending, exit, message: message.clone(), hold_ms: self.gap_ms, ms };
@@ -511,14 +529,20 @@ impl<'a> Engine<'a> {
         match ending {
             Ending::Unchanged => format!("Production was not touched. {}", self.serving(from)),
             Ending::Undone => {
-                format!("Undone: production is as it was, no data was lost. {}{gap}", self.serving(from))
+                let data = match (&self.harm, &self.kept) {
+                    (Some(harm), _) => format!("Undone, but the database is NOT as it was: {harm}."),
+                    (None, Some(kept)) => format!("Undone: production is as it was; {kept}."),
+                    (None, None) => "Undone: production is as it was, no data was lost.".to_owned(),
+                };
+                format!("{data} {}{gap}", self.serving(from))
             }
             Ending::Live if failure.is_some() => {
                 format!("Live, but a later step failed. {}{gap}", self.serving(to))
             }
             Ending::Live => format!("Live. {}{gap}", self.serving(to)),
             Ending::RolledBack if self.order.kind == Kind::Deploy => {
-                format!("Rolled back, no data was lost. {}{gap}", self.serving(from))
+                let data = self.kept.as_ref().map_or("no data was lost".to_owned(), Clone::clone);
+                format!("Rolled back, {data}. {}{gap}", self.serving(from))
             }
             Ending::RolledBack => format!("Rolled back. {}{gap}", self.serving(to)),
         }

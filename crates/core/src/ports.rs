@@ -169,6 +169,8 @@ pub struct Restored {
     pub changed: bool,
     /// What was seen.
     pub checks: Vec<Check>,
+    /// What is no longer in the database and where it is kept, as the end of a sentence: "3 rows ... are in FILE".
+    pub kept: Option<String>,
 }
 
 /// The data.
@@ -205,6 +207,12 @@ pub trait Database {
     /// # Errors
     /// [`FailureKind::Frozen`] when somebody else's writes would be lost and `acknowledged` does not name them.
     fn restore(&mut self, acknowledged: &[String]) -> Result<Restored, Failure>;
+    /// Beside a release that served all along: whether the one that is undone has changed the schema or removed rows.
+    /// A failed check says what, and which backup has it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    fn unharmed(&mut self) -> Result<Vec<Check>, Failure>;
     /// Forgets copies that only the run needed. Never touches backups or production.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ struct World {
     stop_at: Cell<Option<usize>>,
     foreign_order_in_hold: Cell<bool>,
     pending: bool,
+    harmed: Cell<bool>,
     go_ahead: bool,
     front: bool,
 }
@@ -90,6 +91,7 @@ impl World {
             stop_at: Cell::default(),
             foreign_order_in_hold: Cell::default(),
             pending,
+            harmed: Cell::default(),
             go_ahead: true,
             front: true,
         }
@@ -254,7 +256,7 @@ impl Database for View<'_> {
     fn restore(&mut self, acknowledged: &[String]) -> Result<Restored, Failure> {
         let mut truth = self.0.truth.borrow_mut();
         let Some((migrated, orders)) = truth.pre else {
-            return Ok(Restored { changed: false, checks: Vec::new() });
+            return Ok(Restored { changed: false, checks: Vec::new(), kept: None });
         };
         assert!(truth.running.is_empty(), "a restore while {:?} runs", truth.running);
         if truth.orders != orders && !acknowledged.iter().any(|a| a == "set-aside:orders") {
@@ -264,7 +266,14 @@ impl Database for View<'_> {
         truth.acknowledged -= truth.orders - orders;
         (truth.migrated, truth.orders) = (migrated, orders);
         truth.pre = None;
-        Ok(Restored { changed: true, checks: Vec::new() })
+        Ok(Restored { changed: true, checks: Vec::new(), kept: None })
+    }
+    fn unharmed(&mut self) -> Result<Vec<Check>, Failure> {
+        Ok(if self.0.harmed.get() {
+            vec![Check::fail("back.verify", "The database", "orders has 10 rows fewer")]
+        } else {
+            Vec::new()
+        })
     }
     fn tidy(&mut self) -> Result<(), Failure> {
         Ok(())
@@ -552,6 +561,17 @@ fn without_a_front_door_a_release_that_does_not_start_is_taken_back() {
         assert_eq!((truth.migrated, &truth.current), (false, &Some(old())));
         assert_eq!(truth.running, vec![old()]);
     }
+}
+
+#[test]
+fn an_overlap_that_harmed_the_data_is_not_called_as_it_was() {
+    let world = World::new(false);
+    world.harmed.set(true);
+    world.fail_at.set(Some(Step::Prove));
+    let outcome = world.run(world.limits());
+    assert_eq!((outcome.ending, outcome.exit), (Some(Ending::Undone), 5), "{outcome:?}");
+    assert!(outcome.message.contains("NOT as it was: orders has 10 rows fewer"), "{}", outcome.message);
+    assert!(!outcome.message.contains("no data was lost"), "{}", outcome.message);
 }
 
 #[test]

@@ -333,6 +333,20 @@ impl Runs {
         Ok(None)
     }
 
+    /// Gives back the room that was kept for the rest of a run's journal.
+    ///
+    /// # Errors
+    /// When the journal cannot be opened; the room stays taken.
+    pub fn release_room(&self, run: u32) -> Result<(), Error> {
+        let path = self.journal(run);
+        let freed = OpenOptions::new().write(true).open(&path).and_then(|file| {
+            let len = file.metadata()?.len();
+            // Cutting a file to its own length frees what was allocated beyond it.
+            file.set_len(len)
+        });
+        freed.map_err(|e| durable::Error::io("free the room of", &path, e).into())
+    }
+
     /// The marker that keeps everything from starting the app while a run holds it.
     #[must_use]
     pub fn held_marker(&self) -> PathBuf {

@@ -53,7 +53,16 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
         Some(run) => Err(Error::new(Kind::Unresolved, format!("run {run} is not resolved"))
             .why("it was interrupted, or its undo needs a person")
             .state("the door is shut until it is resolved; the data is kept")
-            .next(format!("plimsoll show {run}, then: plimsoll resume"))),
+            .next(next_of(&runs, run))),
+    }
+}
+
+/// What the stopped undo of a run asks for.
+fn next_of(runs: &Runs, run: u32) -> String {
+    let stuck = runs.entries(run).ok().and_then(|entries| State::fold(&entries).undo_failure);
+    match stuck {
+        Some((_, failure)) if !failure.next.is_empty() => failure.next,
+        _ => "plimsoll resume".to_owned(),
     }
 }
 

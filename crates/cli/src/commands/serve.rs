@@ -49,7 +49,7 @@ struct Served {
 /// `plimsoll serve`
 pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let failed = |failure: Failure| follow::plain(failure);
-    let lock = station::own(config, "plimsoll serve")?;
+    let lock = station::own(config, "serve")?;
     // Grandchildren whose parent dies come to us, so that none is lost.
     become_subreaper().map_err(|e| Error::failed("plimsoll serve cannot start").why(e.to_string()))?;
     let ended = end_leftovers(&config.app.root).map_err(failed)?;

@@ -19,6 +19,23 @@ use crate::sqlite::migrate::{self, Job};
 use crate::sqlite::restore::{self, Guard};
 use crate::sqlite::{Control, Limits, set_aside};
 
+/// Tables that the migrator writes itself.
+const BOOKS: [&str; 2] = ["schema_version", "plimsoll_migrations"];
+
+/// Why PRE could not be put back.
+enum Trouble {
+    /// Somebody wrote between the look and the lock; nothing was changed.
+    Changed(Failure),
+    /// Anything else.
+    Other(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Other(failure)
+    }
+}
+
 /// The run's own files.
 pub struct Keep {
     folder: PathBuf,
@@ -125,41 +142,81 @@ impl Keep {
             .map_err(|e| failure("the final snapshot cannot be counted", &e))
     }
 
-    /// Puts PRE back, unless the database still equals it.
+    /// Puts PRE back, unless the database still equals it. `own` says that only Plimsoll's own migrator may have changed
+    /// the schema: then what it has not touched was written by others, and stays.
     pub(super) fn restore(
         &self,
         acknowledged: &[String],
+        own: bool,
         control: &mut Control<'_>,
     ) -> Result<Restored, Failure> {
-        let nothing = Restored { changed: false, checks: Vec::new() };
         // Now is when it is needed.
         durable::remove(&self.at("reserve"))?;
         if self.has("restored") {
-            return Ok(nothing);
+            return Ok(Restored { changed: false, checks: Vec::new(), kept: None });
         }
         if self.has("pre.absent") {
             let moved = self.set_whole_file_aside()?;
             self.note("restored")?;
-            return Ok(Restored { changed: moved.is_some(), checks: moved.into_iter().collect() });
+            return Ok(Restored {
+                changed: moved.is_some(),
+                checks: moved.into_iter().collect(),
+                kept: None,
+            });
         }
         if !self.has("pre.db") {
             // The snapshot was not even taken, so nothing was migrated.
-            return Ok(nothing);
+            return Ok(Restored { changed: false, checks: Vec::new(), kept: None });
         }
+        let mut again = 0;
+        loop {
+            match self.put_back(acknowledged, own, control) {
+                // Somebody wrote between the look and the lock: the look is taken anew.
+                Err(Trouble::Changed(_)) if again < 3 => again += 1,
+                Err(Trouble::Changed(failure) | Trouble::Other(failure)) => return Err(failure),
+                Ok(restored) => {
+                    self.note("restored")?;
+                    return Ok(restored);
+                }
+            }
+        }
+    }
+
+    fn put_back(
+        &self,
+        acknowledged: &[String],
+        own: bool,
+        control: &mut Control<'_>,
+    ) -> Result<Restored, Trouble> {
         let pre = self.at("pre.db");
-        let compared = |a: Side<'_>, b: Side<'_>, control: &Control<'_>| {
-            diff::rows(a, b, 0, &control.stop).map_err(|e| failure("the database cannot be compared", &e))
-        };
-        if self.equals(&pre, control)? {
-            self.note("restored")?;
+        let then = Fingerprint::of(&pre, Depth::Content, control)
+            .map_err(|e| failure("the snapshot taken in the hold cannot be read", &e))?;
+        // The state that is judged is the state that may be replaced; a write in between aborts the restore.
+        let now = Fingerprint::of(&self.file, Depth::Content, control);
+        let same = now.as_ref().is_ok_and(|now| then.differences(now).is_empty());
+        if same {
             let check = Check::pass("back.restore", "The database is as it was before the migration");
-            return Ok(Restored { changed: false, checks: vec![check] });
+            return Ok(Restored { changed: false, checks: vec![check], kept: None });
+        }
+        let post = self.has("post.db");
+        let untouched = |now: &Fingerprint| {
+            then.objects == now.objects
+                && BOOKS.iter().all(|book| then.tables.get(*book) == now.tables.get(*book))
+        };
+        if own && !post && now.as_ref().is_ok_and(untouched) {
+            let name = "Nothing was migrated; what others wrote meanwhile stays";
+            let check = Check::pass("back.restore", name);
+            return Ok(Restored { changed: false, checks: vec![check], kept: None });
         }
         let mut checks = Vec::new();
-        if self.has("post.db") {
-            let since = compared(Side::Finished(&self.at("post.db")), Side::Live(&self.file), control)?;
-            if !since.is_empty() {
-                checks.push(self.set_aside(&since, acknowledged, control)?);
+        let mut kept = None;
+        if post {
+            let since =
+                diff::rows(Side::Finished(&self.at("post.db")), Side::Live(&self.file), 0, &control.stop)
+                    .map_err(|e| failure("the database cannot be compared", &e))?;
+            if let Some((check, words)) = self.set_aside(&since, acknowledged, control)? {
+                checks.push(check);
+                kept = Some(words);
             }
         }
         let options = restore::Options {
@@ -170,31 +227,28 @@ impl Keep {
             read_back: Depth::Counts,
             ..restore::Options::new(&self.folder)
         };
-        let now = Fingerprint::of(&self.file, Depth::Content, control);
         let guard = match &now {
             Ok(now) => Guard::Equals(now),
             // Unreadable: there is nothing to compare, and the restore keeps the damaged file.
             Err(_) => Guard::Any,
         };
-        let restored = restore::into(&pre, &self.file, guard, &options, control)
-            .map_err(|e| failure("the snapshot taken in the hold could not be put back", &e))?;
-        self.note("restored")?;
-        let kept = restored.kept.map(|path| path.display().to_string());
+        let restored = restore::into(&pre, &self.file, guard, &options, control).map_err(|e| {
+            let changed = matches!(e, crate::sqlite::Error::Changed { .. });
+            let failure = failure("the snapshot taken in the hold could not be put back", &e);
+            if changed { Trouble::Changed(failure) } else { Trouble::Other(failure) }
+        })?;
+        let replaced = restored.kept.map(|path| path.display().to_string());
+        if !own && let Some(file) = &replaced {
+            // The app migrates by itself, so what it wrote and what others wrote meanwhile cannot be told apart.
+            kept = Some(format!("what was written to the database during the hold is kept in {file}"));
+        }
         checks.insert(
             0,
             Check::pass("back.restore", "The database is as it was before the migration")
-                .with("replaced_database_kept", kept)
+                .with("replaced_database_kept", replaced)
                 .with("locked_ms", u64::try_from(restored.locked.as_millis()).unwrap_or(u64::MAX)),
         );
-        Ok(Restored { changed: true, checks })
-    }
-
-    fn equals(&self, pre: &Path, control: &mut Control<'_>) -> Result<bool, Failure> {
-        let then = Fingerprint::of(pre, Depth::Content, control)
-            .map_err(|e| failure("the snapshot taken in the hold cannot be read", &e))?;
-        // A database that cannot be read is not equal to anything; the restore says more.
-        let Ok(now) = Fingerprint::of(&self.file, Depth::Content, control) else { return Ok(false) };
-        Ok(then.differences(&now).is_empty())
+        Ok(Restored { changed: true, checks, kept })
     }
 
     /// Rows that came after the migration, behind the shut door: written to a file, if that is allowed.
@@ -203,15 +257,19 @@ impl Keep {
         since: &Diff,
         acknowledged: &[String],
         control: &mut Control<'_>,
-    ) -> Result<Check, Failure> {
+    ) -> Result<Option<(Check, String)>, Failure> {
         let own = self.has("smoke-wrote");
         let tables: Vec<String> = since
             .tables
             .keys()
             .chain(since.only_first.keys())
             .chain(since.only_second.keys())
+            .filter(|table| !BOOKS.contains(&table.as_str()))
             .cloned()
             .collect();
+        if tables.is_empty() {
+            return Ok(None);
+        }
         let words: Vec<String> = tables.iter().map(|table| format!("set-aside:{table}")).collect();
         let missing: Vec<&String> = words.iter().filter(|word| !acknowledged.contains(word)).collect();
         if !own && !missing.is_empty() {
@@ -219,7 +277,7 @@ impl Keep {
             return Err(Failure {
                 kind: FailureKind::Frozen,
                 what: "somebody else wrote to the database during the hold".into(),
-                why: format!("{} row(s) in {} would be lost by the undo", since.total(), tables.join(", ")),
+                why: format!("rows in {} would be lost by the undo", tables.join(", ")),
                 next: format!("to undo and keep those rows in a file: plimsoll rollback {}", flags.join(" ")),
             });
         }
@@ -232,10 +290,15 @@ impl Keep {
         set_aside::write(&path, Side::Finished(&post), now, why, &control.stop)
             .map_err(|e| failure("the rows could not be set aside", &e))?;
         let name = if own { "Rows of the smoke tests set aside" } else { "Rows set aside" };
-        Ok(Check::pass("back.rows", name)
-            .with("rows", since.total())
-            .with("tables", tables)
-            .with("file", path.display().to_string()))
+        let file = path.display().to_string();
+        let whose =
+            if own { "written by the smoke tests, or by others meanwhile," } else { "that others wrote" };
+        let words = format!(
+            "rows {whose} in {} are no longer in the database and are kept in {file}",
+            tables.join(", ")
+        );
+        let check = Check::pass("back.rows", name).with("tables", tables).with("file", file);
+        Ok(Some((check, words)))
     }
 
     /// The first release made the database; it goes into the run's folder, with its log.

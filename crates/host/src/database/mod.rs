@@ -122,6 +122,15 @@ impl RunDatabase {
     fn must_exist(&self) -> Result<bool, Failure> {
         let file = self.settings.file.display();
         if self.exists()? {
+            // A file of no bytes is what is left of a database after `> store.db`, and SQLite would call it sound.
+            let empty = fs::metadata(&self.settings.file).is_ok_and(|found| found.len() == 0);
+            if empty && !self.settings.first {
+                return Err(Failure::failed(
+                    format!("the database {file} is empty"),
+                    "a release is live, so it cannot be: the file has 0 bytes",
+                    "find out who emptied it; restore the newest backup: plimsoll backup restore LATEST",
+                ));
+            }
             return Ok(true);
         }
         if !self.settings.first {
@@ -343,7 +352,16 @@ impl RunDatabase {
                     self.watcher = None;
                     self.snapshot(until)?;
                 }
-                other => return other.map_err(|e| migration_failure("a migration failed", &e)),
+                Err(error) => {
+                    // Others may have written since PRE; POST as it would be without them lets the undo see it.
+                    let done = self.applied_jobs()?;
+                    if !done.is_empty() && self.written_by_others()? {
+                        let mut control = self.control(Stop::new());
+                        self.keep.make_post(&done, &self.settings.acknowledged, &mut control)?;
+                    }
+                    return Err(migration_failure("a migration failed", &error));
+                }
+                Ok(applied) => return Ok(applied),
             }
         }
     }
@@ -601,7 +619,29 @@ impl Database for RunDatabase {
         // It must not stand in the way of the restore.
         self.watcher = None;
         let mut control = Control::quiet(Stop::new());
-        self.keep.restore(acknowledged, &mut control)
+        let own = matches!(self.settings.migrations, Migrations::Folder(_));
+        self.keep.restore(acknowledged, own, &mut control)
+    }
+
+    fn unharmed(&mut self) -> Result<Vec<Check>, Failure> {
+        let name = "The database beside the release that served";
+        let Some(backup) = &self.backup else { return Ok(Vec::new()) };
+        let (before, now) = (&backup.manifest.content, self.counts()?);
+        let mut harm = Vec::new();
+        if before.schema_hash() != now.schema_hash() {
+            harm.push("the release that was undone had changed the schema".to_owned());
+        }
+        for (table, content) in &before.tables {
+            let rows = now.tables.get(table).map_or(0, |now| now.rows);
+            if rows < content.rows {
+                harm.push(format!("{table} has {} rows fewer than before", content.rows - rows));
+            }
+        }
+        if harm.is_empty() {
+            return Ok(vec![Check::pass("back.verify", name).with("schema", "unchanged")]);
+        }
+        harm.push(format!("the backup from before is {}", backup.path.display()));
+        Ok(vec![Check::fail("back.verify", name, harm.join("; "))])
     }
 
     fn tidy(&mut self) -> Result<(), Failure> {

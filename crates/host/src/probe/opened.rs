@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -54,6 +56,40 @@ impl Seen {
             Verdict::NotSeen
         }
     }
+}
+
+impl Seen {
+    /// Adds another look.
+    pub fn add(&mut self, other: Seen) {
+        self.by.extend(other.by);
+        for path in other.others {
+            if !self.others.contains(&path) {
+                self.others.push(path);
+            }
+        }
+        self.hidden.extend(other.hidden);
+    }
+}
+
+/// Looks again and again while `act` goes on, for apps that open their database for each request only. What cannot
+/// be looked at is left out; a last look afterwards says so.
+pub fn while_doing<T>(database: &Path, pids: &[u32], act: impl FnOnce() -> T) -> (T, Seen) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut seen = Seen::default();
+            while !done.load(Ordering::SeqCst) && seen.by.is_empty() {
+                if let Ok(now) = opened(database, pids) {
+                    seen.add(Seen { hidden: Vec::new(), ..now });
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            seen
+        });
+        let result = act();
+        done.store(true, Ordering::SeqCst);
+        (result, looking.join().unwrap_or_default())
+    })
 }
 
 /// Looks at what `pids` and all their descendants have open. `database` is never opened here: closing it would

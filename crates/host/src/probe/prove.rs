@@ -95,7 +95,7 @@ impl AppProbe {
     }
 
     /// Whether the release has the configured database open, and no other in its place.
-    fn opened(&self, release: &ReleaseId, opening: Option<Opening>) -> Option<Check> {
+    fn opened(&self, release: &ReleaseId, opening: Option<Opening>, mut seen: opened::Seen) -> Option<Check> {
         let name = "The new release opened the configured database";
         let database = self.settings.database.as_ref()?;
         let unknown = |why: String| Check::unknown("verify.script", name, why);
@@ -105,10 +105,10 @@ impl AppProbe {
             Some(Err(error)) => return Some(unknown(error.to_string())),
             None => false,
         };
-        let seen = match opened::opened(database, &(self.settings.pids_of)(release)) {
-            Ok(seen) => seen,
+        match opened::opened(database, &(self.settings.pids_of)(release)) {
+            Ok(now) => seen.add(now),
             Err(error) => return Some(unknown(error.to_string())),
-        };
+        }
         Some(match seen.verdict(seen_open) {
             opened::Verdict::Opened => Check::pass("verify.script", name),
             opened::Verdict::Other(others) => {
@@ -158,7 +158,13 @@ impl Probe for AppProbe {
         };
         let limit = until.map(|until| SystemClock.until(until));
         let stop = Arc::clone(&self.settings.stop);
-        let outcomes = smoke::run(&self.settings.tests, &target, limit, &*stop);
+        let pids = (self.settings.pids_of)(release);
+        let (outcomes, seen) = match &self.settings.database {
+            Some(database) => opened::while_doing(database, &pids, || {
+                smoke::run(&self.settings.tests, &target, limit, &*stop)
+            }),
+            None => (smoke::run(&self.settings.tests, &target, limit, &*stop), opened::Seen::default()),
+        };
         let mut times: Vec<u64> =
             outcomes.iter().filter(|o| o.check.verdict == Verdict::Pass).map(|o| o.ms).collect();
         let mut checks: Vec<Check> = outcomes.into_iter().map(|outcome| outcome.check).collect();
@@ -181,7 +187,7 @@ impl Probe for AppProbe {
                 check.verdict = Verdict::Fail;
             }
         }
-        checks.extend(self.opened(release, opening));
+        checks.extend(self.opened(release, opening, seen));
         Ok(checks)
     }
 

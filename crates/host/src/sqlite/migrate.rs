@@ -113,7 +113,9 @@ impl Error {
         match self {
             Error::File { .. } => "Name migrations NNNN_description.sql, in UTF-8, readable.",
             Error::Duplicate { .. } => "Give one of the two the next free number.",
-            Error::NotBaselined { .. } => "Say which it has had: `plimsoll migrate baseline N`.",
+            Error::NotBaselined { .. } => {
+                "Say which it has had, while `plimsoll serve` is stopped: `plimsoll migrate baseline N --dir MIGRATIONS`."
+            }
             Error::ForeignHistory { .. } => {
                 "The table belongs to something else: let the app migrate itself."
             }
