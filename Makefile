@@ -25,8 +25,8 @@ lint:
 	scripts/cargo-deny check bans licenses sources
 
 bench:
-	$(CARGO) build --release --workspace
-	bench/run
+	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench
+	"$${CARGO_TARGET_DIR:-target}/release/bench"
 
 advisories:
 	scripts/cargo-deny check advisories
