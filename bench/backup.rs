@@ -13,6 +13,9 @@ use rusqlite::Connection;
 
 const RUNS: usize = 5;
 
+/// Makes the command for the run of this number.
+type Make = Box<dyn Fn(usize) -> Command>;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let megabytes: u64 = std::env::args().nth(1).map_or(Ok(100), |text| text.parse())?;
     let dir = tempfile::tempdir()?;
@@ -23,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let backups = dir.path().join("backups");
     let plimsoll = binary("plimsoll");
-    let peers: [(&str, Box<dyn Fn(usize) -> Command>); 3] = [
+    let peers: [(&str, Make); 3] = [
         ("cp", Box::new(|n| with("cp", &[database.clone(), dir.path().join(format!("cp-{n}"))]))),
         ("sqlite3 .backup", {
             let (database, dir) = (database.clone(), dir.path().to_owned());
