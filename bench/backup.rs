@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let backups = dir.path().join("backups");
     let plimsoll = binary("plimsoll");
     let peers: [(&str, Make); 3] = [
-        ("cp", Box::new(|n| with("cp", &[database.clone(), dir.path().join(format!("cp-{n}"))]))),
+        ("cp", {
+            let (database, dir) = (database.clone(), dir.path().to_owned());
+            Box::new(move |n| with("cp", &[database.clone(), dir.join(format!("cp-{n}"))]))
+        }),
         ("sqlite3 .backup", {
             let (database, dir) = (database.clone(), dir.path().to_owned());
             Box::new(move |n| {
