@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use plimsoll_testkit::binary;
 use rusqlite::Connection;
 
 const RUNS: usize = 5;
@@ -25,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("a database of {} MiB; {RUNS} runs each, in turn; median", size >> 20);
 
     let backups = dir.path().join("backups");
-    let plimsoll = binary("plimsoll");
+    // Built into the same folder by `make bench`.
+    let plimsoll = std::env::current_exe()?.with_file_name("plimsoll");
     let peers: [(&str, Make); 3] = [
         ("cp", {
             let (database, dir) = (database.clone(), dir.path().to_owned());
