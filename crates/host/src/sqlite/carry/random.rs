@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
@@ -534,15 +534,17 @@ fn default(now: &Connection, table: &str, column: &str, value: &Value) -> bool {
     scratch.query_row("SELECT v FROM d", [], |row| row.get::<_, Value>(0)).unwrap() == *value
 }
 
-fn cases() -> u32 {
-    std::env::var("PLIMSOLL_CARRY_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
-}
-
+/// The same 400 histories every time, so that a change is judged and not luck; other ones, and as many as asked for, with
+/// `PLIMSOLL_CARRY_CASES`.
 fn run(check: fn(&History) -> Result<(), String>) {
-    let config =
-        Config { cases: cases(), failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
-    let result =
-        TestRunner::new(config).run(&histories(), |history| check(&history).map_err(TestCaseError::fail));
+    let asked = std::env::var("PLIMSOLL_CARRY_CASES").ok().and_then(|n| n.parse().ok());
+    let cases = asked.unwrap_or(400);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let mut runner = match asked {
+        Some(_) => TestRunner::new(config),
+        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
+    let result = runner.run(&histories(), |history| check(&history).map_err(TestCaseError::fail));
     if let Err(failure) = result {
         panic!("{failure}");
     }
