@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: demo test lint fmt bench advisories tools
+.PHONY: demo test lint fmt bench soak advisories tools
 
 # One build for all three: apart, they would need different features of the same packages, and build those twice.
 demo:
@@ -27,6 +27,11 @@ lint:
 bench:
 	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench
 	"$${CARGO_TARGET_DIR:-target}/release/bench"
+
+# The same tests with their full number of rounds: kills, backups, flipped bits, deployments. Takes its time.
+soak:
+	$(CARGO) build --workspace --all-targets
+	PLIMSOLL_SOAK=1 scripts/test $(SOAK)
 
 advisories:
 	scripts/cargo-deny check advisories

@@ -14,6 +14,7 @@ mod repo;
 mod sandbox;
 mod serve;
 pub mod shop;
+pub mod soak;
 mod systemd_box;
 pub mod wait;
 
