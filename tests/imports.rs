@@ -8,13 +8,14 @@ use toml::{Table, Value};
 use crate::sources::{files, module, paths, test_modules, tokens, workspace};
 
 /// Our crates: where they are, and which of ours each may import. `testkit` is for tests only.
-const CRATES: [(&str, &str, &[&str]); 6] = [
+const CRATES: [(&str, &str, &[&str]); 7] = [
     ("plimsoll-core", "crates/core", &[]),
     ("plimsoll-host", "crates/host", &["plimsoll-core"]),
     ("plimsoll-proxy", "crates/proxy", &["plimsoll-core", "plimsoll-host"]),
     ("plimsoll", "crates/cli", &["plimsoll-core", "plimsoll-host", "plimsoll-proxy"]),
     ("plimsoll-testkit", "crates/testkit", &[]),
     ("greengrocer", "shop", &[]),
+    ("razorpay-simulator", "simulator", &[]),
 ];
 
 /// The modules of the core, and which others each may import.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use crate::sources::{files, workspace};
 
 /// Raised knowingly: each locked package is somebody else's code in a program that runs as the owner of the data.
-const MOST_LOCKED_PACKAGES: usize = 220;
+const MOST_LOCKED_PACKAGES: usize = 340;
 
 fn all_sources() -> Vec<std::path::PathBuf> {
     let root = workspace();
     let found: Vec<_> =
-        ["crates", "shop", "tests"].iter().flat_map(|folder| files(&root.join(folder), ".rs")).collect();
+        ["crates", "shop", "simulator", "tests"].iter().flat_map(|folder| files(&root.join(folder), ".rs")).collect();
     assert!(found.len() > 50, "only {} sources were found", found.len());
     found
 }
