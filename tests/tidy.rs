@@ -9,8 +9,10 @@ const MOST_LOCKED_PACKAGES: usize = 340;
 
 fn all_sources() -> Vec<std::path::PathBuf> {
     let root = workspace();
-    let found: Vec<_> =
-        ["crates", "shop", "simulator", "tests"].iter().flat_map(|folder| files(&root.join(folder), ".rs")).collect();
+    let found: Vec<_> = ["crates", "shop", "simulator", "tests"]
+        .iter()
+        .flat_map(|folder| files(&root.join(folder), ".rs"))
+        .collect();
     assert!(found.len() > 50, "only {} sources were found", found.len());
     found
 }
