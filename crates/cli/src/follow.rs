@@ -81,7 +81,12 @@ impl<'a> Follow<'a> {
                 }
             }
             Event::Warned { what } => self.ui.warn(what),
-            Event::Committed { .. }
+            Event::Locked { why } => self.ui.warn(&format!("the app is locked: {why}")),
+            Event::Told { .. }
+            | Event::Watched { .. }
+            | Event::SpotChecked { .. }
+            | Event::TakenBack { .. }
+            | Event::Committed { .. }
             | Event::Held { .. }
             | Event::Rehearsed { .. }
             | Event::Acknowledged { .. }

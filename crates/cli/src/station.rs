@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use plimsoll_core::engine::{Engine, Outcome};
 use plimsoll_core::plan::{Limits, Release, ReleaseId, Step};
-use plimsoll_core::ports::{Clock, Failure, FailureKind, Ports, Service};
+use plimsoll_core::ports::{Clock, Failure, FailureKind, Ports, Service, Silent};
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
 use plimsoll_core::report;
 use plimsoll_host::clock::SystemClock;
@@ -405,6 +405,7 @@ impl Station {
             service,
             gate: gate.as_mut(),
             probe: &mut probe,
+            notifier: &mut Silent,
             journal,
             audience: onlooker,
             clock: self.clock.as_ref(),
@@ -552,6 +553,7 @@ impl Station {
             to: None,
             acknowledged: Vec::new(),
             watch: false,
+            unlock: None,
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             format: FORMAT,
             boot: self.clock.boot_id(),

@@ -4,6 +4,7 @@
 //! undo may run twice. From the commit point on the run only goes forward.
 
 use crate::check::{Check, Verdict};
+use crate::notify::Occasion;
 use crate::plan::{Decision, Limits, Refusal, Rehearsal, Release, ReleaseId, Step, Strategy, decide};
 use crate::ports::{Failure, FailureKind, Moment, Ports};
 use crate::record::{Ending, Entry, Event, Kind, Order, State, exit, exit_code};
@@ -129,6 +130,7 @@ impl<'a> Engine<'a> {
         self.record(Event::Rehearsed { rehearsal: rehearsal.clone() })?;
         let decision = decide(&rehearsal, self.limits).map_err(|refusal| refused(&refusal))?;
         self.record(Event::Planned { decision: decision.clone() })?;
+        self.tell(Occasion::Planned);
         if !self.ports.audience.go_ahead(&release, &rehearsal, &decision) {
             return Err(Failure {
                 kind: FailureKind::Blocked,
@@ -137,6 +139,7 @@ impl<'a> Engine<'a> {
                 next: "deploy again and answer y, or pass --yes".into(),
             });
         }
+        self.tell(Occasion::Started);
         if decision.strategy != Strategy::Overlap {
             self.ports.journal.reserve()?;
         }
@@ -574,6 +577,13 @@ impl<'a> Engine<'a> {
         let entry = self.ports.record(&mut self.seq, event)?;
         self.state.apply(&entry);
         Ok(())
+    }
+
+    /// Messages are put down beside the run; whatever becomes of them, it goes on.
+    fn tell(&mut self, occasion: Occasion) {
+        for told in self.ports.notifier.tell(occasion, &self.state) {
+            self.record_or_warn(Event::Told { told });
+        }
     }
 
     /// For events on the way back and past the commit point: the act matters more than its record, and every

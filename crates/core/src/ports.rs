@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
+use crate::notify::{Occasion, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Strategy};
-use crate::record::{Entry, Event, Kind};
+use crate::record::{Entry, Event, Kind, State};
 
 /// Why a step could not be done. Always says what failed, why, and what a person types next; the engine adds
 /// what state production is in.
@@ -283,6 +284,23 @@ pub trait Probe {
     fn watch(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure>;
 }
 
+/// Messages to people.
+pub trait Notifier {
+    /// Puts a message about the run for everybody who wants to be told of this on the disk, and returns at once: it is
+    /// sent beside the run, which never waits for it and never fails because of it.
+    fn tell(&mut self, occasion: Occasion, run: &State) -> Vec<Told>;
+}
+
+/// Nobody is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Notifier for Silent {
+    fn tell(&mut self, _: Occasion, _: &State) -> Vec<Told> {
+        Vec::new()
+    }
+}
+
 /// All of the world that a run needs.
 pub struct Ports<'a> {
     /// Code.
@@ -295,6 +313,8 @@ pub struct Ports<'a> {
     pub gate: &'a mut dyn Gate,
     /// Observations from outside.
     pub probe: &'a mut dyn Probe,
+    /// Messages to people.
+    pub notifier: &'a mut dyn Notifier,
     /// Where events are kept.
     pub journal: &'a mut dyn Journal,
     /// Who looks on.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
+use crate::notify::{Delivery, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind, Moment};
 
@@ -66,6 +67,9 @@ pub struct Order {
     pub acknowledged: Vec<String>,
     /// Whether to look at errors after the switch.
     pub watch: bool,
+    /// Why the app may be deployed again although it was locked; `None` when nobody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlock: Option<String>,
     /// Version of the program.
     pub tool: String,
     /// The record format, [`FORMAT`].
@@ -209,7 +213,40 @@ pub enum Event {
         /// What.
         what: String,
     },
-    /// The last event of every run.
+    /// Somebody was told of the run, or could not be. May follow the end.
+    Told {
+        /// The message and what became of it.
+        told: Told,
+    },
+    /// What `serve` saw of the live release after the run had ended: the first hour, a trend, something bad.
+    Watched {
+        /// What was seen.
+        check: Check,
+    },
+    /// A spot check, after the run had ended.
+    SpotChecked {
+        /// When it was due, milliseconds after the commit point.
+        spot_ms: u64,
+        /// How much later it was made, milliseconds: a machine that was off makes it when it is back.
+        late_ms: u64,
+        /// The box of the paper: all of it taken together.
+        check: Check,
+        /// Every check that was made.
+        checks: Vec<Check>,
+    },
+    /// The app is locked: no deployment until somebody says why with `--unlock`. Follows the end.
+    Locked {
+        /// Why.
+        why: String,
+    },
+    /// The release was taken back after the commit point by another run, which has ended well. Follows the end.
+    TakenBack {
+        /// The run that brought the earlier release back.
+        run: u32,
+        /// Why.
+        why: String,
+    },
+    /// The last event of the run itself; what is learnt of it later follows.
     Ended {
         /// How production is now.
         ending: Ending,
@@ -297,6 +334,14 @@ pub struct State {
     pub acknowledged: Vec<String>,
     /// Things that went wrong without changing the outcome.
     pub warnings: Vec<String>,
+    /// Messages, each as it stands now.
+    pub told: Vec<Told>,
+    /// Spots that were checked, milliseconds after the commit point.
+    pub spots: Vec<u64>,
+    /// Why the app is locked since this run.
+    pub locked: Option<String>,
+    /// The run that took this one back, and why.
+    pub taken_back: Option<(u32, String)>,
     /// The next sequence number.
     pub next_seq: u64,
 }
@@ -338,10 +383,25 @@ impl State {
             Event::UndoFailed { step, failure } => self.undo_failure = Some((*step, failure.clone())),
             Event::Acknowledged { what, .. } => self.acknowledged.extend(what.iter().cloned()),
             Event::Warned { what } => self.warnings.push(what.clone()),
+            Event::Told { told } => {
+                self.told.retain(|earlier| earlier.id != told.id);
+                self.told.push(told.clone());
+                if told.delivery == Delivery::Failed {
+                    let (group, way, why) = (&told.group, told.way.word(), &told.why);
+                    self.warnings.push(format!("{group} could not be told by {way}: {why}"));
+                }
+            }
+            Event::SpotChecked { spot_ms, .. } => self.spots.push(*spot_ms),
+            Event::Locked { why } => self.locked = Some(why.clone()),
+            Event::TakenBack { run, why } => {
+                let message = format!("Rolled back by run {run}: {why}");
+                self.ended = Some((Ending::RolledBack, exit::ROLLED_BACK, message));
+                self.taken_back = Some((*run, why.clone()));
+            }
             Event::Ended { ending, exit, message, .. } => {
                 self.ended = Some((*ending, *exit, message.clone()));
             }
-            Event::UndoingStep { .. } | Event::TakenOver { .. } => {}
+            Event::UndoingStep { .. } | Event::TakenOver { .. } | Event::Watched { .. } => {}
         }
     }
 
@@ -376,5 +436,49 @@ impl State {
         let steps = strategy.steps();
         let after = steps.iter().position(|s| *s == Step::Commit).map_or(0, |at| at + 1);
         steps[after..].iter().copied().filter(|s| !self.done.contains(s)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seq: u64, event: Event) -> Entry {
+        Entry { seq, at: "2026-01-01T00:00:00.000Z".into(), moment: Moment(seq), event }
+    }
+
+    #[test]
+    fn what_follows_the_end_changes_what_became_of_the_run_and_not_that_it_is_over() {
+        let ended = Event::Ended {
+            ending: Ending::Live,
+            exit: exit::LIVE_BUT,
+            message: "Live, but".into(),
+            hold_ms: 0,
+            ms: 9,
+        };
+        let told = |delivery, why: &str| Event::Told {
+            told: Told {
+                id: "12-done-team-mail".into(),
+                group: "team".into(),
+                way: crate::notify::Way::Mail,
+                to: "a@example.com".into(),
+                occasion: crate::notify::Occasion::Done,
+                delivery,
+                attempts: 1,
+                why: why.into(),
+            },
+        };
+        let mut entries = vec![entry(0, ended), entry(1, told(Delivery::Queued, "not yet"))];
+        assert!(State::fold(&entries).warnings.is_empty(), "what is queued may still arrive");
+        entries.push(entry(2, told(Delivery::Failed, "refused")));
+        entries.push(entry(3, Event::Locked { why: "errors".into() }));
+        entries.push(entry(4, Event::TakenBack { run: 13, why: "errors".into() }));
+        let state = State::fold(&entries);
+        assert!(state.is_over());
+        assert_eq!((state.told.len(), state.warnings.len(), state.next_seq), (1, 1, 5));
+        assert_eq!(state.locked.as_deref(), Some("errors"));
+        let (ending, exit, message) = state.ended.unwrap();
+        assert_eq!((ending, exit), (Ending::RolledBack, exit::ROLLED_BACK));
+        assert_eq!(message, "Rolled back by run 13: errors");
     }
 }

@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use plimsoll_core::check::Check;
 use plimsoll_core::engine::{Engine, Outcome};
+use plimsoll_core::notify::{Delivery, Occasion, Told, Way};
 use plimsoll_core::plan::{Decision, Limits, Pending, Rehearsal, Release, ReleaseId, Step, Strategy};
 use plimsoll_core::ports::{
-    Audience, Clock, Database, Failure, FailureKind, Gate, Journal, Moment, News, Ports, Probe, Restored,
-    Service, Source,
+    Audience, Clock, Database, Failure, FailureKind, Gate, Journal, Moment, News, Notifier, Ports, Probe,
+    Restored, Service, Source,
 };
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State};
 
@@ -120,9 +121,9 @@ impl World {
         Ok(())
     }
 
-    fn ports<'a>(&'a self, views: &'a mut [View<'a>; 6]) -> Ports<'a> {
-        let [source, database, service, gate, probe, journal] = views;
-        Ports { source, database, service, gate, probe, journal, audience: self, clock: self }
+    fn ports<'a>(&'a self, views: &'a mut [View<'a>; 7]) -> Ports<'a> {
+        let [source, database, service, gate, probe, notifier, journal] = views;
+        Ports { source, database, service, gate, probe, notifier, journal, audience: self, clock: self }
     }
 
     fn limits(&self) -> Limits {
@@ -140,6 +141,7 @@ impl World {
             to: None,
             acknowledged: Vec::new(),
             watch: true,
+            unlock: None,
             tool: "test".into(),
             format: FORMAT,
             boot: self.boot_id(),
@@ -147,13 +149,13 @@ impl World {
     }
 
     fn run(&self, limits: Limits) -> Outcome {
-        let mut views = [View(self), View(self), View(self), View(self), View(self), View(self)];
+        let mut views = [(); 7].map(|()| View(self));
         Engine::run(self.order(), limits, self.ports(&mut views))
     }
 
     fn recover(&self, limits: Limits, acknowledged: Vec<String>) -> Outcome {
         let entries = self.entries.borrow().clone();
-        let mut views = [View(self), View(self), View(self), View(self), View(self), View(self)];
+        let mut views = [(); 7].map(|()| View(self));
         Engine::recover(&entries, limits, self.ports(&mut views), Vec::new(), acknowledged)
     }
 
@@ -345,6 +347,22 @@ impl Probe for View<'_> {
     }
 }
 
+impl Notifier for View<'_> {
+    fn tell(&mut self, occasion: Occasion, run: &State) -> Vec<Told> {
+        assert!(run.decision.is_some(), "nobody is told of what is not decided");
+        vec![Told {
+            id: format!("2-{}", occasion.word()),
+            group: "team".into(),
+            way: Way::Mail,
+            to: "team@example.com".into(),
+            occasion,
+            delivery: Delivery::Failed,
+            attempts: 1,
+            why: "the outbox is full".into(),
+        }]
+    }
+}
+
 impl Journal for View<'_> {
     fn append(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.0.users();
@@ -410,6 +428,18 @@ fn a_good_release_ends_live() {
         world.settled(Ending::Live, "good");
         assert_eq!(world.state().done.last(), Some(&Step::Watch));
     }
+}
+
+#[test]
+fn a_message_that_cannot_be_put_down_is_a_warning_and_the_run_goes_on() {
+    let world = World::new(true);
+    let outcome = world.run(world.limits());
+    assert_eq!((outcome.ending, outcome.exit), (Some(Ending::Live), 0));
+    let state = State::fold(world.entries.borrow().iter());
+    let occasions: Vec<Occasion> = state.told.iter().map(|told| told.occasion).collect();
+    assert_eq!(occasions, [Occasion::Planned, Occasion::Started]);
+    assert_eq!(state.warnings.len(), 2);
+    assert!(state.warnings[0].contains("team could not be told by mail: the outbox is full"));
 }
 
 #[test]

@@ -4,9 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use plimsoll_core::ports::{Failure, FailureKind, Journal};
+use std::sync::{Mutex, PoisonError};
+
+use plimsoll_core::ports::{Clock, Failure, FailureKind, Journal};
 use plimsoll_core::record::{Entry, Event};
 
+use crate::clock::SystemClock;
 use crate::durable::{self, Reserved};
 
 /// What the events of a run and its undo take, with room to spare: a few hundred lines of a few hundred bytes.
@@ -38,6 +41,12 @@ pub enum Error {
         /// The error of that time.
         why: String,
     },
+    /// Only its own engine writes to it until the run has ended.
+    #[error("{} is of a run that has not ended", path.display())]
+    NotEnded {
+        /// The journal.
+        path: PathBuf,
+    },
     /// The entry does not follow the one before it.
     #[error("entry {got} was to be written to {} where entry {expected} is due", path.display())]
     OutOfOrder {
@@ -64,6 +73,7 @@ impl From<Error> for Failure {
             Error::Broken { .. } => {
                 (FailureKind::Failed, "mend the disk, start `plimsoll serve` again, then `plimsoll resume`")
             }
+            Error::NotEnded { .. } => (FailureKind::Blocked, "wait for the run: plimsoll status"),
             Error::OutOfOrder { .. } => {
                 (FailureKind::Bug, "start `plimsoll serve` again, then `plimsoll resume`")
             }
@@ -224,6 +234,11 @@ fn read(path: &Path) -> Result<Whole, Error> {
     Ok(whole)
 }
 
+/// Whether the run is over; later events may follow its end.
+fn has_ended(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| matches!(entry.event, Event::Ended { .. }))
+}
+
 /// The folder `runs/` of an app.
 #[derive(Clone, Debug)]
 pub struct Runs {
@@ -312,6 +327,24 @@ impl Runs {
         Ok(read(&self.journal(run))?.entries)
     }
 
+    /// Adds what is learnt of a run after its end: a spot check, a message, a signature. Only for the app's owner.
+    ///
+    /// # Errors
+    /// The run has not ended, and its own engine writes its journal; or it cannot be written.
+    pub fn add(&self, run: u32, event: Event) -> Result<Entry, Error> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.journal(run);
+        if !has_ended(&read(&path)?.entries) {
+            return Err(Error::NotEnded { path });
+        }
+        let (mut journal, entries) = FileJournal::open(&path)?;
+        let (at, moment) = (SystemClock.wall(), SystemClock.now());
+        let entry = Entry { seq: entries.len() as u64, at, moment, event };
+        journal.write(&entry)?;
+        Ok(entry)
+    }
+
     /// The last run that began, when it has not ended. One begins only when there is none, so no other can be open.
     ///
     /// # Errors
@@ -324,10 +357,10 @@ impl Runs {
                 Err(Error::Io(e)) if e.is_absent() => continue,
                 Err(e) => return Err(e),
             };
-            match entries.last() {
-                None => {}
-                Some(Entry { event: Event::Ended { .. }, .. }) => return Ok(None),
-                Some(_) => return Ok(Some(run)),
+            match entries.is_empty() {
+                true => {}
+                false if has_ended(&entries) => return Ok(None),
+                false => return Ok(Some(run)),
             }
         }
         Ok(None)
@@ -439,6 +472,23 @@ mod tests {
             journal.append(&ended(1)).unwrap();
             assert_eq!(runs.entries(1).unwrap(), [entry(0), ended(1)]);
         }
+    }
+
+    #[test]
+    fn what_is_learnt_later_follows_the_end_and_opens_no_run_again() {
+        let (_root, runs) = runs();
+        let mut journal = runs.create(1).unwrap();
+        journal.append(&entry(0)).unwrap();
+        let later = || Event::Warned { what: "later".into() };
+        assert!(matches!(runs.add(1, later()), Err(Error::NotEnded { .. })), "its engine still writes");
+        journal.append(&ended(1)).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| runs.add(1, later()).unwrap());
+            }
+        });
+        assert_eq!(runs.entries(1).unwrap().len(), 10, "numbered without gaps");
+        assert_eq!(runs.unfinished().unwrap(), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use regex::Regex;
 
+pub(crate) use plimsoll_core::notify::Occasion;
+
 use super::{DatabaseUrl, Destination, Listen, PublicUrl, Secret, Setting, Settings};
 
 /// `[app]`
@@ -252,35 +254,6 @@ pub(crate) struct Notify {
     pub(crate) webhook: Option<Setting>,
     /// Of what it is told. Default: everything.
     pub(crate) on: Vec<Occasion>,
-}
-
-/// Of what a group is told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Occasion {
-    /// A deployment is going to be made.
-    Planned,
-    /// It has begun.
-    Started,
-    /// It is live and finished.
-    Done,
-    /// It failed; production is as it was, or a person is needed.
-    Failed,
-    /// It was rolled back.
-    RolledBack,
-    /// Somebody signed it.
-    Signed,
-}
-
-impl Occasion {
-    /// All of them, with their words in the file.
-    pub(crate) const ALL: [(&'static str, Occasion); 6] = [
-        ("planned", Occasion::Planned),
-        ("started", Occasion::Started),
-        ("done", Occasion::Done),
-        ("failed", Occasion::Failed),
-        ("rolled-back", Occasion::RolledBack),
-        ("signed", Occasion::Signed),
-    ];
 }
 
 /// `[smtp]`: who takes mail.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{Report, StepState};
 use crate::check::{Check, Verdict};
 use crate::checklist::{ITEMS, Phase, Who};
+use crate::notify::{Delivery, Told};
 use crate::plan::Step;
 use crate::record::{Ending, Entry, Event, Kind};
 
@@ -217,10 +218,35 @@ pub(super) fn observed(entries: &[Entry]) -> Vec<Observed> {
                 }
                 seen.push(Observed { check, step: Some(*step), at: entry.at.clone() });
             }
+            Event::Watched { check } | Event::SpotChecked { check, .. } => {
+                seen.push(Observed { check: check.clone(), step: None, at: entry.at.clone() });
+            }
+            Event::Told { told } => {
+                // From queued to sent it is one message.
+                let check = message(told, back);
+                let id = check.evidence.get("message");
+                seen.retain(|o| id.is_none() || o.check.evidence.get("message") != id);
+                seen.push(Observed { check, step: None, at: entry.at.clone() });
+            }
             _ => {}
         }
     }
     seen
+}
+
+/// A message that could not be sent is no failure of the deployment: it is unknown whether anybody knows.
+fn message(told: &Told, back: bool) -> Check {
+    let verdict = match told.delivery {
+        Delivery::Sent => Verdict::Pass,
+        Delivery::Queued | Delivery::Failed => Verdict::Unknown,
+    };
+    let name = format!("{} told by {}: {}", told.group, told.way.word(), told.occasion.word());
+    let check = Check::new(told.occasion.item(back), name, verdict)
+        .with("message", told.id.clone())
+        .with("to", told.to.clone())
+        .with("delivery", told.delivery.word())
+        .with("attempts", told.attempts);
+    if told.why.is_empty() { check } else { check.with("why", told.why.clone()) }
 }
 
 /// Fail before unknown before pass before skipped; `None` of nothing.

@@ -122,6 +122,19 @@ fn event(event: &Event) -> String {
             format!("taken over by another process; ended first: {}", ended.join(", "))
         }
         Event::Warned { what } => format!("WARNING: {what}"),
+        Event::Told { told } => {
+            let (group, to, way) = (&told.group, &told.to, told.way.word());
+            let why = if told.why.is_empty() { String::new() } else { format!(": {}", one_line(&told.why)) };
+            format!(
+                "message \"{}\" to {group} ({to}) by {way}: {}{why}",
+                told.occasion.word(),
+                told.delivery.word()
+            )
+        }
+        Event::Watched { check: seen } => format!("watch: {}", check(seen)),
+        Event::SpotChecked { check: seen, .. } => format!("spot check: {}", check(seen)),
+        Event::Locked { why } => format!("LOCKED: {}", one_line(why)),
+        Event::TakenBack { run, why } => format!("ROLLED BACK by run {run}: {}", one_line(why)),
         Event::Ended { ending, exit, message, hold_ms, ms } => format!(
             "ended: {}, exit {exit}, after {}, users waited {}: {message}",
             ending.word(),

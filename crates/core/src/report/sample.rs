@@ -27,6 +27,7 @@ impl Tape {
                 to: (kind == Kind::Rollback).then(|| Release { id: old(), ..new() }),
                 acknowledged: vec!["drop:sso_nonce".into()],
                 watch: true,
+                unlock: None,
                 tool: "0.1.0".into(),
                 format: FORMAT,
                 boot: "boot-1".into(),
