@@ -25,7 +25,7 @@ fn a_health_path_that_never_answers_is_given_up_at_the_start_timeout() {
         let mut sandbox = Sandbox::new();
         sandbox.configure("service.start_timeout = '1s'");
         let serve = sandbox.live();
-        sandbox.release(r#"{ "health": "never" }"#, files);
+        sandbox.release(r#"{ "health": "never", "rehearses_well": true }"#, files);
         let begun = Instant::now();
         stays_as_it_was(&sandbox, 1).says("/healthz");
         assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
@@ -38,7 +38,7 @@ fn a_health_path_that_never_answers_is_given_up_at_the_start_timeout() {
 fn an_app_that_exits_at_once_is_reported_with_its_last_words() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "exit_at_start": 3 }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "exit_at_start": 3, "rehearses_well": true }"#, &[shop::REBUILD]);
     let begun = Instant::now();
     stays_as_it_was(&sandbox, 1).says("exiting at once, as scripted");
     assert!(begun.elapsed() < Duration::from_secs(10), "the exit was not noticed: {:?}", begun.elapsed());
@@ -48,7 +48,7 @@ fn an_app_that_exits_at_once_is_reported_with_its_last_words() {
 #[test]
 fn a_first_release_that_exits_at_once_leaves_the_page_that_says_so() {
     let sandbox = Sandbox::new();
-    sandbox.release(r#"{ "exit_at_start": 3 }"#, &[]);
+    sandbox.release(r#"{ "exit_at_start": 3, "rehearses_well": true }"#, &[]);
     let serve = sandbox.serve();
     let before = Production::of(&sandbox);
     sandbox.deploy().exits(1).says("no release");
@@ -62,7 +62,7 @@ fn a_first_release_that_exits_at_once_leaves_the_page_that_says_so() {
 fn an_app_that_answers_with_another_release_is_not_let_in() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "health": "wrong-release" }"#, &[]);
+    sandbox.release(r#"{ "health": "wrong-release", "rehearses_well": true }"#, &[]);
     stays_as_it_was(&sandbox, 1).says("000000-0000000");
     drop(serve);
 }
@@ -72,7 +72,7 @@ fn an_app_whose_health_path_fails_is_not_let_in() {
     let mut sandbox = Sandbox::new();
     sandbox.configure("service.start_timeout = '1s'");
     let serve = sandbox.live();
-    sandbox.release(r#"{ "health": "500" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "health": "500", "rehearses_well": true }"#, &[shop::REBUILD]);
     stays_as_it_was(&sandbox, 1).says("500");
     drop(serve);
 }
@@ -83,7 +83,10 @@ fn an_app_that_opens_another_database_is_not_let_in() {
     let serve = sandbox.live();
     let other = sandbox.root().join("shared/other.db");
     shop::seed(&other);
-    sandbox.release(&format!(r#"{{ "hard_coded_database": "{}" }}"#, other.display()), &[]);
+    sandbox.release(
+        &format!(r#"{{ "hard_coded_database": "{}", "rehearses_well": true }}"#, other.display()),
+        &[],
+    );
     stays_as_it_was(&sandbox, 1).says("other.db");
     drop(serve);
 }
@@ -384,7 +387,7 @@ fn a_hold_over_its_budget_is_refused_or_undone() {
     drop(serve);
     sandbox.configure("front.hold_budget = '3s'\nfront.drain = '500ms'\nservice.start_timeout = '30s'");
     let serve = sandbox.serve();
-    sandbox.release(r#"{ "boot_ms": 20000 }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "boot_ms": 20000, "rehearses_well": true }"#, &[shop::REBUILD]);
     let begun = Instant::now();
     let output = stays_as_it_was(&sandbox, 1);
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}: {}", begun.elapsed(), output.said());

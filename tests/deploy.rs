@@ -112,7 +112,7 @@ fn a_release_with_a_broken_checkout_is_undone_and_no_order_is_lost() {
     let buyers = Buyers::start(sandbox.port, 4);
     buyers.place(15);
     let before = Production::while_buying(&sandbox);
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     let output = sandbox.deploy();
     output
         .exits(1)
@@ -131,7 +131,7 @@ fn a_release_with_a_broken_checkout_is_undone_and_no_order_is_lost() {
 fn after_an_undone_release_the_mended_one_goes_live() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     sandbox.deploy().exits(1);
     sandbox.release("{}", &[]);
     sandbox.deploy().exits(0);
@@ -148,7 +148,7 @@ fn a_broken_release_without_a_migration_never_meets_a_user() {
     let before = Production::while_buying(&sandbox);
     let buyers = Buyers::start(sandbox.port, 3);
     buyers.place(5);
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[]);
     sandbox.deploy().exits(1);
     buyers.place(5);
     buyers.stop().unharmed(&sandbox.database());
@@ -165,7 +165,10 @@ fn an_app_that_migrates_at_its_start_is_held_and_undone_alike() {
     let buyers = Buyers::start(sandbox.port, 3);
     buyers.place(5);
     let before = Production::while_buying(&sandbox);
-    sandbox.release(r#"{ "migrate_at_start": true, "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(
+        r#"{ "migrate_at_start": true, "checkout": "broken", "rehearses_well": true }"#,
+        &[shop::REBUILD],
+    );
     sandbox.deploy().exits(1).says("production is as it was");
     before.is_still(&Production::while_buying(&sandbox));
     sandbox.release(r#"{ "migrate_at_start": true }"#, &[]);

@@ -37,7 +37,7 @@ fn a_disk_that_fills_up_in_the_hold_does_not_stop_the_way_back() {
     let buyers = Buyers::start(sandbox.port, 2);
     buyers.place(5);
     let before = Production::while_buying(&sandbox);
-    sandbox.release(r#"{ "boot_ms": 1200, "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "boot_ms": 1200, "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
     until_step(&sandbox, 2, "start");
     let ballast = sandbox.disk().unwrap().fill(0);

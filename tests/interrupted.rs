@@ -55,7 +55,7 @@ fn a_hangup_of_the_command_does_not_harm_the_run() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
     let before = Production::of(&sandbox);
-    sandbox.release(r#"{ "boot_ms": 500, "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "boot_ms": 500, "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
     until_step(&sandbox, 2, "hold");
     deploying.signal(Signal::HUP);
@@ -118,7 +118,7 @@ fn a_killed_serve_is_followed_by_one_that_ends_its_children_first() {
 #[test]
 fn a_release_that_dies_is_started_again() {
     let sandbox = Sandbox::new();
-    sandbox.release(r#"{ "crash_after_requests": 12 }"#, &[]);
+    sandbox.release(r#"{ "crash_after_requests": 12, "rehearses_well": true }"#, &[]);
     let serve = sandbox.live();
     let died = wait::within(Duration::from_secs(20), || {
         (plimsoll_testkit::http::get(sandbox.port, "/").ok()?.status() != Some(200)).then_some(())

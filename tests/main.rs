@@ -16,6 +16,7 @@ mod interrupted;
 mod managed;
 mod migrate;
 mod production;
+mod rehearsal;
 mod rollback;
 mod rules;
 mod said;

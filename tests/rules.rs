@@ -64,7 +64,7 @@ fn rule_02_a_restore_goes_into_the_existing_file() {
         onlooker.query_row(sql, [], |row| row.get(0)).unwrap()
     };
     let before = columns();
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     sandbox.deploy().exits(1);
     assert_eq!(
         fs::metadata(sandbox.database()).unwrap().ino(),
@@ -79,7 +79,10 @@ fn rule_02_a_restore_goes_into_the_existing_file() {
 fn rule_02_rows_that_another_wrote_in_the_hold_are_never_restored_over_silently() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "write_at_start": true, "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(
+        r#"{ "write_at_start": true, "checkout": "broken", "rehearses_well": true }"#,
+        &[shop::REBUILD],
+    );
     let output = sandbox.deploy();
     output.exits(4).says("orders");
     let written = "SELECT count(*) FROM orders WHERE reference LIKE 'at-start-%'";
@@ -132,7 +135,7 @@ fn rule_03_a_backup_is_whole_though_orders_come_in_and_counts_once_verified() {
 fn rule_04_intent_is_journaled_before_an_act_and_its_outcome_after() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     sandbox.deploy().exits(1);
     let events = events(&sandbox, 2);
     let at = |event: &str, step: &str| {
@@ -240,7 +243,7 @@ fn rule_07_live_and_finished_are_different_words_with_different_codes() {
     sandbox.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0).says("Live.");
     let buyers = Buyers::start(sandbox.port, 2);
     buyers.place(3);
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[]);
     let output = sandbox.deploy();
     output.exits(5).says("Live, but a later step failed");
     let ledger = buyers.stop();
@@ -309,9 +312,9 @@ fn rule_10_secrets_reach_no_file_no_output_and_no_argument_list() {
     let serve = sandbox.serve_with(&[("SHOP_KEY", SECRET)]);
     serve.until_it_answers();
     let mut said = sandbox.deploy().exits(0).said();
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     said += &sandbox.deploy().exits(1).said();
-    sandbox.release(r#"{ "exit_at_start": 1 }"#, &[]);
+    sandbox.release(r#"{ "exit_at_start": 1, "rehearses_well": true }"#, &[]);
     said += &sandbox.deploy().exits(1).said();
     for command in [&["status"][..], &["history"], &["show"], &["show", "--format", "html"], &["check"]] {
         said += &sandbox.plimsoll(command).said();

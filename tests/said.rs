@@ -60,7 +60,9 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() 
     ✓ Fetch the code  [took]  main, [commit]
     ✓ Build the release  [took]
     ✓ Back up the database  [took]  [root]/backups/store.db.backup.[time]
-    ✓ Rehearse on a copy  [took]
+        trying 000001-[commit] on a copy of the database
+        restoring the backup on a copy
+    ✓ Rehearse on a copy  [took]  the new release works on it
     strategy overlap: no migration is pending
     ✓ Start the new release  [took]  healthy after [took], pid [n]
     ✓ Prove the new release  [took]  7 checks passed
@@ -71,7 +73,7 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() 
     Live. Release 000001-[commit] serves.
     --- exit 0
     "#);
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     assert_snapshot!(sandbox.deploy().text(), @r#"
     --- stderr
     deploy 2 of shop
@@ -79,7 +81,10 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() 
     ✓ Fetch the code  [took]  main, [commit]
     ✓ Build the release  [took]
     ✓ Back up the database  [took]  [root]/backups/store.db.backup.[time]
-    ✓ Rehearse on a copy  [took]
+        trying 000002-[commit] on a copy of the database
+        trying 000001-[commit] on the migrated copy
+        restoring the backup on a copy
+    ✓ Rehearse on a copy  [took]  both releases work on it
     strategy hold: 1 pending migration took [took] on a copy of the database; predicted hold [took], [took] with an undo, within the budget of [took]
     ✓ Hold requests at the door  [took]  in flight: 0
     ✓ Stop the workers  [took]
@@ -112,7 +117,10 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() 
     ✓ Fetch the code  [took]  main, [commit]
     ✓ Build the release  [took]
     ✓ Back up the database  [took]  [root]/backups/store.db.backup.[time]
-    ✓ Rehearse on a copy  [took]
+        trying 000003-[commit] on a copy of the database
+        trying 000001-[commit] on the migrated copy
+        restoring the backup on a copy
+    ✓ Rehearse on a copy  [took]  both releases work on it
     strategy hold: 1 pending migration took [took] on a copy of the database; predicted hold [took], [took] with an undo, within the budget of [took]
     ✓ Hold requests at the door  [took]  in flight: 0
     ✓ Stop the workers  [took]
@@ -189,7 +197,7 @@ fn json_of_a_deployment_is_its_journal_and_then_its_outcome() {
         (&outcome["event"], &outcome["run"], &outcome["ending"], &outcome["exit"]),
         (&Value::from("outcome"), &Value::from(1), &Value::from("live"), &Value::from(0),)
     );
-    sandbox.release(r#"{ "exit_at_start": 1 }"#, &[]);
+    sandbox.release(r#"{ "exit_at_start": 1, "rehearses_well": true }"#, &[]);
     let output = sandbox.plimsoll(&["deploy", "--yes", "--json", "-q"]);
     output.exits(1);
     let outcome = output.json().into_iter().find(|line| line["event"] == "outcome").unwrap();
@@ -205,7 +213,7 @@ fn json_of_a_deployment_is_its_journal_and_then_its_outcome() {
 fn show_is_the_report_that_the_run_left() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
-    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     sandbox.deploy().exits(1);
     let trimmed = |text: &str| text.trim_end().to_owned();
     for (format, file) in [("md", "report.md"), ("html", "report.html")] {

@@ -36,7 +36,7 @@ fn in_database(sandbox: &Sandbox, address: &str) -> bool {
 
 #[test]
 fn what_a_cron_job_writes_while_a_deployment_goes_on_is_in_the_database_or_in_a_file() {
-    for release in ["{}", r#"{ "checkout": "broken" }"#] {
+    for release in ["{}", r#"{ "checkout": "broken", "rehearses_well": true }"#] {
         let sandbox = Sandbox::new();
         let serve = sandbox.live();
         let stop = Arc::new(AtomicBool::new(false));
@@ -84,7 +84,7 @@ fn a_release_that_changes_the_schema_beside_the_old_one_is_not_called_undone_wit
     )
     .unwrap();
     sandbox.release(
-        r#"{ "migrate_at_start": true, "checkout": "broken" }"#,
+        r#"{ "migrate_at_start": true, "checkout": "broken", "rehearses_well": true, "hides_migration": true }"#,
         &[own, ("other/0001_first.sql", &first)],
     );
     let output = sandbox.deploy();
@@ -99,7 +99,7 @@ fn a_release_that_opens_another_database_does_not_go_live() {
     let serve = sandbox.live();
     let other = sandbox.root().join("other.db");
     shop::seed(&other);
-    let script = format!(r#"{{ "hard_coded_database": "{}" }}"#, other.display());
+    let script = format!(r#"{{ "hard_coded_database": "{}", "rehearses_well": true }}"#, other.display());
     for files in [&[][..], &[shop::REBUILD][..]] {
         sandbox.release(&script, files);
         let output = sandbox.deploy();

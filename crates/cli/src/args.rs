@@ -184,6 +184,20 @@ Examples:
   plimsoll migrate lint
   plimsoll migrate baseline 7 --db store.db          this database has had 1 to 7")]
     Migrate(MigrateArgs),
+    /// Become a program that can reach nothing of production; Plimsoll starts itself so
+    #[command(name = "__confine", hide = true)]
+    Confine(ConfineArgs),
+}
+
+/// `__confine`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfineArgs {
+    /// What the program may do
+    #[arg(value_name = "WALLS")]
+    pub(crate) walls: PathBuf,
+    /// The program and its arguments
+    #[arg(value_name = "PROGRAM", last = true, required = true)]
+    pub(crate) words: Vec<std::ffi::OsString>,
 }
 
 /// `init`
@@ -553,7 +567,7 @@ mod tests {
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Args::command().get_subcommands() {
+        for command in Args::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
             let typed = format!("plimsoll {}", command.get_name());
             let shown = help.contains(&typed) || help.contains("init") || help.contains(command.get_name());

@@ -186,6 +186,16 @@ fn note(step: Step, checks: &[Check]) -> String {
             (Some(ms), Some(pid)) => format!("healthy after {ms} ms, pid {pid}"),
             _ => joined(&[("pid", "pid ")]),
         },
+        Step::Rehearse => {
+            let new =
+                checks.iter().any(|c| c.verdict == Verdict::Pass && c.evidence.contains_key("startup_ms"));
+            match (new, text("code_only").as_deref()) {
+                (true, Some("proven")) => "both releases work on it".to_owned(),
+                (true, Some("refuted")) => "the new release works on it, the old one does not".to_owned(),
+                (true, _) => "the new release works on it".to_owned(),
+                (false, _) => String::new(),
+            }
+        }
         Step::Open => joined(&[("waited", "requests that waited: "), ("turned_away", "turned away: ")]),
         Step::Prove => {
             let passed = checks.iter().filter(|c| c.verdict == Verdict::Pass).count();

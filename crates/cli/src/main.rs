@@ -9,6 +9,7 @@ mod follow;
 mod inherited;
 mod place;
 mod readiness;
+mod rehearsing;
 mod station;
 mod ui;
 mod wire;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return ui::Ui::new(false, false).clap(&error).into(),
     };
+    // Before anything else: it confines itself and becomes another program.
+    if let args::Command::Confine(confine) = &args.command {
+        return commands::confine(confine);
+    }
     let ui = Arc::new(ui::Ui::new(args.global.json, args.global.quiet));
     let result = commands::run(&args, &ui).and_then(|()| ui.lost_output());
     if let Err(error) = &result {

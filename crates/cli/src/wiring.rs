@@ -29,6 +29,7 @@ use crate::audience::Onlooker;
 use crate::config::{self, Config, DatabaseUrl, Migrations, ServiceKind, WorkerKind, reveal_all};
 use crate::error::Error;
 use crate::follow;
+use crate::rehearsing;
 use crate::station::Handles;
 
 /// The longest that one call of git may take.
@@ -66,9 +67,9 @@ fn service_env(config: &Config) -> Result<BTreeMap<String, String>, Failure> {
     })
 }
 
-/// Values of `[service].env` that stand elsewhere, and so must not be shown.
+/// Values of `[service].env` and `[rehearsal].env` that stand elsewhere, and so must not be shown.
 fn secrets(config: &Config) -> Vec<String> {
-    let settings = config.service.env.values();
+    let settings = config.service.env.values().chain(config.rehearsal.env.values());
     settings
         .filter_map(|setting| match setting {
             config::Setting::Secret(secret) => secret.reveal().ok(),
@@ -252,6 +253,8 @@ pub(crate) fn database(
         env,
         earlier_schema,
         acknowledged: order.acknowledged.clone(),
+        by: order.by.clone(),
+        trying: rehearsing::trying(config, order),
         clock: Arc::clone(clock) as _,
         stop: Stop::on(onlooker.stop().flag()),
         stop_asked: Arc::new(move || stop.stop_asked().is_some()),

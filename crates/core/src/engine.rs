@@ -295,9 +295,10 @@ impl<'a> Engine<'a> {
         let Some((_, until)) = self.state.held else {
             return self.ports.clock.now().plus_ms(24 * 3_600_000);
         };
-        let restore_ms = self.state.rehearsal.as_ref().map_or(0, |r| r.restore_ms);
+        let undo_ms =
+            self.state.rehearsal.as_ref().map_or(self.limits.restart_ms, |r| r.undo_ms(self.limits));
         // Ending what does not come up takes its time too.
-        let reserve_ms = restore_ms + self.limits.restart_ms + ENDING_MS;
+        let reserve_ms = undo_ms + ENDING_MS;
         let reserve_ms = reserve_ms.min(self.limits.hold_budget_ms / 2);
         Moment(until.0.saturating_sub(reserve_ms))
     }
@@ -624,6 +625,10 @@ fn failing(step: Step, checks: &[Check]) -> Option<Failure> {
     } else {
         format!("{} failed, and {} more", first.name, failed.len() - 1)
     };
+    // One that says what to do next speaks for those that it is made of.
+    if let Some(next) = first.evidence.get("next").and_then(|next| next.as_str()) {
+        return Some(Failure::failed(format!("{} failed", first.name), first.why(), next));
+    }
     let why = failed.iter().map(|c| c.why()).filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; ");
     let next = format!("mend it and deploy again; `plimsoll show` has the evidence of \"{}\"", step.title());
     Some(Failure::failed(what, why, next))

@@ -254,6 +254,56 @@ pub struct Rehearsal {
     pub restore_ms: u64,
     /// What would be lost and nobody acknowledged: each as it must be typed after `--acknowledge`.
     pub unacknowledged: Vec<String>,
+    /// Everything that would be lost, acknowledged or not.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
+    /// How long the new release took on the copy to start, to be proved and to stop, milliseconds; `None` when it was
+    /// not tried.
+    #[serde(default)]
+    pub restart_ms: Option<u64>,
+    /// How long the old release took to start on the migrated copy, and the new one to stop: what an undo adds to
+    /// the restore, milliseconds.
+    #[serde(default)]
+    pub restart_old_ms: Option<u64>,
+    /// Whether the old release was seen to work on the migrated copy, so that code alone can be rolled back; `None`
+    /// when that was not tried.
+    #[serde(default)]
+    pub code_only: Option<bool>,
+    /// What the run needs on the disk at most, and what was free, bytes.
+    #[serde(default)]
+    pub disk: Option<(u64, u64)>,
+}
+
+/// What draining, switching and writing to the journal add to a restart, and no copy shows, milliseconds.
+const AROUND_MS: u64 = 200;
+
+impl Rehearsal {
+    /// How long a hold is but for snapshot and migration: as seen on the copy, else as last measured.
+    #[must_use]
+    pub fn restart_ms(&self, limits: Limits) -> u64 {
+        self.restart_ms.map_or(limits.restart_ms, |ms| ms + AROUND_MS)
+    }
+
+    /// How long an undo takes: the restore, and the old release's start.
+    #[must_use]
+    pub fn undo_ms(&self, limits: Limits) -> u64 {
+        self.restore_ms + self.restart_old_ms.unwrap_or(limits.restart_ms)
+    }
+}
+
+/// Something that a release takes away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// As it is typed after `--acknowledge`: `drop:sso_nonce`.
+    pub word: String,
+    /// The migration that does it; `None` when the app or its own command does.
+    pub version: Option<i64>,
+    /// How many rows or values; 0 when that was not counted.
+    pub quantity: u64,
+    /// In words.
+    pub detail: String,
+    /// Who acknowledged it.
+    pub acknowledged_by: Option<String>,
 }
 
 /// One migration that a run will apply.
@@ -341,8 +391,8 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
         reasons.push("the app has one address, so two releases cannot run side by side".to_owned());
     }
     // Twice the migration: the copy was warm in the page cache, production's file need not be.
-    let predicted_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
-    let with_undo_ms = predicted_ms + rehearsal.restore_ms + limits.restart_ms;
+    let predicted_ms = rehearsal.restart_ms(limits) + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
+    let with_undo_ms = predicted_ms + rehearsal.undo_ms(limits);
     if with_undo_ms > limits.hold_budget_ms {
         return Err(Refusal::TooLong { predicted_ms: with_undo_ms, budget_ms: limits.hold_budget_ms });
     }

@@ -58,6 +58,7 @@ impl Pages {
         templates.set_auto_escape_callback(|_| AutoEscape::Html);
         // A misspelt name is an error to be seen by the tests and not an empty place on a page.
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.add_global("test_shop", crate::settings::test_shop());
         templates.add_filter("rupees", |paise: i64| Rupees(paise).to_string());
         templates.add_filter("in_india", in_india);
         templates.add_filter("query", |text: &str| {

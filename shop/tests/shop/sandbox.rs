@@ -80,6 +80,12 @@ impl Sandbox {
         Server::start(self.command(&["serve"]))
     }
 
+    pub(crate) fn serve_in(&self, environment: &str) -> Server {
+        let mut command = self.command(&["serve"]);
+        command.env("GREENGROCER_ENV", environment);
+        Server::start(command)
+    }
+
     pub(crate) fn sql(&self) -> Connection {
         let connection = Connection::open(self.database()).unwrap();
         connection.busy_timeout(Duration::from_secs(5)).unwrap();

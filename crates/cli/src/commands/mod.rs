@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod confine;
 mod deploy;
 mod history;
 mod init;
@@ -11,6 +12,8 @@ mod serve;
 mod verify;
 
 use std::sync::Arc;
+
+pub(crate) use confine::confine;
 
 use crate::args::{Args, Command};
 use crate::config::Config;
@@ -38,5 +41,6 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
         Command::Migrate(migrate) => migrate::migrate(&args.global, migrate, ui),
         Command::Verify(verify) => verify::verify(&args.global, verify, ui),
+        Command::Confine(_) => Err(Error::usage("this is for Plimsoll's own use")),
     }
 }

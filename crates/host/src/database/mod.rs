@@ -3,6 +3,7 @@
 //! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
 
 mod keep;
+mod tried;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,7 @@ use crate::sqlite::migration::{self, Migrations as Files};
 use crate::sqlite::{self, Control, Progress, Stop, Watcher, history, trial, verify};
 
 pub use keep::Keep;
+pub use tried::Trying;
 
 /// Who changes the schema.
 #[derive(Clone, Debug)]
@@ -76,6 +78,10 @@ pub struct Settings {
     pub earlier_schema: Option<String>,
     /// Acknowledgements, as typed.
     pub acknowledged: Vec<String>,
+    /// Who gave them.
+    pub by: String,
+    /// How releases are tried on a copy, or why they cannot be.
+    pub trying: Result<Trying, String>,
     /// Time.
     pub clock: Arc<dyn Clock + Send + Sync>,
     /// Asks long operations to stop. Only heard on the way forward.
@@ -188,14 +194,7 @@ impl RunDatabase {
     ) -> Result<(Rehearsal, Vec<Check>), Failure> {
         let files = self.files(release, folder)?;
         let begun = Instant::now();
-        let copy = self.keep.scratch("trial.db")?;
-        match (&self.backup, exists) {
-            (Some(backup), true) => {
-                fs::copy(&backup.path, &copy)
-                    .map_err(|e| io_failure("the copy to rehearse on", &copy, &e))?;
-            }
-            _ => make_empty(&copy)?,
-        }
+        let copy = self.copy_to_try(exists)?;
         let copy_ms = ms(begun.elapsed());
         let failed = |e: &migrate::Error| {
             migration_failure("the release does not fit the database, seen on a copy", e)
@@ -206,12 +205,7 @@ impl RunDatabase {
         let mut control = self.control(self.settings.stop.clone());
         let outcomes = trial::run(&copy, &pending, &mut control)
             .map_err(|e| migration_failure("the migrations fail on a copy of the database", &e))?;
-        let acknowledged = &self.settings.acknowledged;
-        let unacknowledged: Vec<String> = outcomes
-            .iter()
-            .flat_map(|outcome| outcome.unacknowledged(acknowledged))
-            .map(|loss| loss.word.clone())
-            .collect();
+        let losses = outcomes.iter().flat_map(|outcome| self.losses(outcome)).collect();
         let mut checks = Vec::new();
         for outcome in &outcomes {
             let losses: Vec<String> =
@@ -245,7 +239,8 @@ impl RunDatabase {
             migrate_ms,
             snapshot_ms: 2 * copy_ms,
             restore_ms: self.restore_ms(),
-            unacknowledged,
+            losses,
+            ..Rehearsal::default()
         };
         self.jobs = pending
             .into_iter()
@@ -263,11 +258,15 @@ impl RunDatabase {
         self.backup.as_ref().map_or(0, |backup| 2 * backup.manifest.took_ms)
     }
 
-    /// PRE, copies and WAL at the same time: refused before anything is stopped.
-    fn room(&self) -> Result<(), Failure> {
+    /// What a run needs on the disk and what is free: PRE, copies and WAL at the same time.
+    fn disk(&self) -> Result<(u64, u64), Failure> {
         let bytes = self.backup.as_ref().map_or(0, |backup| backup.manifest.bytes);
-        let need = 5 * bytes + (16 << 20);
-        let have = durable::free_space(&self.settings.run_folder)?;
+        Ok((5 * bytes + (16 << 20), durable::free_space(&self.settings.run_folder)?))
+    }
+
+    /// Refused before anything is stopped.
+    fn room(&self) -> Result<(), Failure> {
+        let (need, have) = self.disk()?;
         if have >= need {
             return Ok(());
         }
@@ -478,28 +477,25 @@ impl Database for RunDatabase {
         if kind == Kind::Rollback {
             return self.fits_earlier(release);
         }
-        let (rehearsal, mut checks) = match self.settings.migrations.clone() {
+        let (mut rehearsal, mut checks) = match self.settings.migrations.clone() {
             Migrations::Folder(folder) => self.try_on_copy(release, &folder, exists)?,
             Migrations::Commands(_) | Migrations::App => {
-                let copy_ms = self.backup.as_ref().map_or(0, |backup| backup.manifest.took_ms);
+                let begun = Instant::now();
+                self.copy_to_try(exists)?;
+                let snapshot_ms = 2 * ms(begun.elapsed());
                 let restore_ms = self.restore_ms();
-                let rehearsal = Rehearsal {
-                    migrates_itself: true,
-                    snapshot_ms: copy_ms,
-                    restore_ms,
-                    ..Rehearsal::default()
-                };
-                let why =
-                    "the app changes its schema by itself; it is seen in the hold, behind the shut door";
-                (rehearsal, vec![Check::unknown("pre.staging", "Migrations on a copy", why)])
+                (Rehearsal { snapshot_ms, restore_ms, ..Rehearsal::default() }, Vec::new())
             }
         };
+        self.try_release(release, &mut rehearsal, &mut checks)?;
+        self.acknowledge(&mut rehearsal, &mut checks);
         // The copies that were tried on make room for it.
         self.keep.sweep()?;
         self.keep.reserve(self.backup.as_ref().map_or(0, |backup| backup.manifest.bytes))?;
+        rehearsal.disk = Some(self.disk()?);
         checks.push(
             Check::pass("pre.rollback", "Rollback prepared")
-                .with("mode", "undo before the commit point; code-only after it while the schema is the same")
+                .with("mode", tried::mode(&rehearsal))
                 .with("restore_ms", rehearsal.restore_ms),
         );
         Ok((rehearsal, checks))
@@ -646,6 +642,7 @@ impl Database for RunDatabase {
 
     fn tidy(&mut self) -> Result<(), Failure> {
         self.watcher = None;
+        self.forget_rehearsal()?;
         self.keep.tidy()
     }
 }

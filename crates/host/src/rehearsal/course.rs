@@ -11,6 +11,7 @@ use super::tryout::Tried;
 use super::{Findings, NEW, OLD, Proof, Spec, ms};
 use crate::sqlite::census::Census;
 use crate::sqlite::connection::{ForeignKeys, open_own, open_read};
+use crate::sqlite::fingerprint::{Depth, Fingerprint};
 use crate::sqlite::restore::{self, Guard};
 use crate::sqlite::schema::{self, Object};
 use crate::sqlite::script::Named;
@@ -69,9 +70,11 @@ impl Course<'_> {
         self.findings.times.copy_ms = Some(ms(begun.elapsed()));
         let mut census = self.census()?;
         if !self.spec.migrate.is_empty() {
+            let content = self.content()?;
             let begun = Instant::now();
             self.bench.migrate(self.spec, &folder)?;
             self.findings.times.migrate_ms = Some(ms(begun.elapsed()));
+            self.findings.changed_by_commands = content != self.content()?;
             let after = self.census()?;
             self.judge(&census, &after);
             census = after;
@@ -205,6 +208,14 @@ impl Course<'_> {
 
     fn census(&self) -> Result<Option<Census>, Failure> {
         self.read(Census::take)
+    }
+
+    /// All that is in the copy: counts alone do not show a row that was changed.
+    fn content(&self) -> Result<Option<Fingerprint>, Failure> {
+        let Some(database) = self.bench.places.database() else { return Ok(None) };
+        let mut control = Control::quiet(self.bench.stop.clone());
+        let content = Fingerprint::of(database, Depth::Content, &mut control);
+        content.map(Some).map_err(|e| self.bench.over().unwrap_or_else(|| unreadable(&e)))
     }
 
     fn judge(&mut self, before: &Option<Census>, after: &Option<Census>) {

@@ -36,17 +36,25 @@ pub(super) fn lines_that_name(folder: &Path, paths: &[PathBuf]) -> Vec<String> {
 pub(super) fn databases_written(folder: &Path, since: SystemTime, meant: &Path) -> Vec<PathBuf> {
     let meant = fs::canonicalize(meant).unwrap_or_else(|_| meant.to_owned());
     let mut found = Vec::new();
-    each_file(folder, &mut |file, _| {
+    each_file(folder, &mut |file, size| {
         let fresh = fs::metadata(file).and_then(|m| m.modified()).is_ok_and(|modified| modified >= since);
         let is_meant = fs::canonicalize(file).is_ok_and(|file| file == meant);
         let mut begin = [0; 16];
         let read = fs::File::open(file).and_then(|mut file| file.read_exact(&mut begin));
-        if fresh && !is_meant && read.is_ok() && &begin == b"SQLite format 3\0" {
+        let begun = read.is_ok() && &begin == b"SQLite format 3\0";
+        // Nothing has been written to it yet: only its name tells.
+        let empty = size == 0 && named_as_a_database(file);
+        if fresh && !is_meant && (begun || empty) {
             found.push(file.to_owned());
         }
     });
     found.sort();
     found
+}
+
+fn named_as_a_database(file: &Path) -> bool {
+    file.extension()
+        .is_some_and(|ending| ["db", "db3", "sqlite", "sqlite3"].iter().any(|known| ending == *known))
 }
 
 /// Every file, links not followed. What cannot be read is passed over: this only helps to explain.
@@ -98,5 +106,9 @@ mod tests {
         old.set_modified(SystemTime::now() - hour * 2).unwrap();
         let found = databases_written(dir.path(), SystemTime::now() - hour, &at("meant.db"));
         assert_eq!(found, [at("fresh.db")]);
+        fs::write(at("notes.md"), "").unwrap();
+        fs::write(at("shop.sqlite3"), "").unwrap();
+        let found = databases_written(dir.path(), SystemTime::now() - hour, &at("meant.db"));
+        assert_eq!(found, [at("fresh.db"), at("shop.sqlite3")]);
     }
 }

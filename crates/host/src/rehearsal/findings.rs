@@ -64,6 +64,8 @@ pub struct Findings {
     pub new: Proof,
     /// The old release on the database as the new one left it: whether code alone can be rolled back.
     pub old_on_new: Proof,
+    /// Whether the migrate commands changed anything in the copy, schema or rows.
+    pub changed_by_commands: bool,
     /// Objects of the schema that the new release changed when it started.
     pub schema_changed_at_start: Vec<String>,
     /// What the migrate commands, or a start that changed the schema, lost: as typed after `--acknowledge`.
@@ -84,10 +86,11 @@ impl Findings {
         Findings {
             checks: vec![
                 Check::unknown("pre.staging", NEW, why),
-                Check::unknown("pre.rollback", OLD, why).with("code_only", "not proven"),
+                Check::skipped("pre.rollback", OLD, why).with("code_only", "not proven"),
             ],
             new: Proof::NotTried(why.to_owned()),
             old_on_new: Proof::NotTried(why.to_owned()),
+            changed_by_commands: false,
             schema_changed_at_start: Vec::new(),
             losses: Vec::new(),
             class: None,

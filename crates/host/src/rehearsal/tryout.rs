@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use plimsoll_core::check::{Check, Verdict};
+use plimsoll_core::plan::{Smoke, SmokeStep};
 use plimsoll_core::ports::Failure;
 
 use super::bench::Bench;
@@ -106,6 +107,10 @@ impl Bench {
         };
         let asked = Instant::now();
         let outcomes = smoke::run(&spec.smoke, &target, Some(self.left()), &|| self.stop.wanted());
+        if spec.smoke.is_empty() {
+            // Whatever it answers: an app that opens its database for each request only is given one to answer.
+            let _ = smoke::run(&[first_page()], &target, Some(self.left()), &|| self.stop.wanted());
+        }
         let smoke_ms = ms(asked.elapsed());
         let opened = self.opened(&instance, opening.as_mut(), begun, folder);
         let died = instance.ended();
@@ -160,7 +165,12 @@ impl Bench {
             // It may open a database for each request, so that none is open now.
             opened::Verdict::NotSeen => match culprit::databases_written(folder, begun, database) {
                 others if others.is_empty() => {
-                    unknown("no smoke test made it open a database; add one that reads from it".to_owned())
+                    let why = "it opened no database at all, neither when it started nor in a smoke test";
+                    Check::fail("pre.staging", OPENED, why).with(
+                        "next",
+                        "let the app open the file that DATABASE_PATH names; if it does so only for some pages, add \
+                         a [[smoke]] test of one that shows something out of the database; then deploy again",
+                    )
                 }
                 others => wrong(&others),
             },
@@ -212,6 +222,11 @@ impl Bench {
     }
 }
 
+fn first_page() -> Smoke {
+    let step = SmokeStep { path: "/".to_owned(), ..SmokeStep::default() };
+    Smoke { name: "The first page".to_owned(), steps: vec![step], ..Smoke::default() }
+}
+
 impl Tried {
     /// Whether it did all that it has to do.
     pub(super) fn verdict(&self, spec: &Spec, bench: &Bench) -> Result<(), Failure> {
@@ -222,6 +237,9 @@ impl Tried {
             let database = bench.places.database().map(|path| path.display().to_string()).unwrap_or_default();
             let what = "the release does not open the database that it is given".to_owned();
             let why = format!("{}, and not {database}, which DATABASE_PATH names", self.opened.why());
+            if let Some(next) = self.opened.evidence.get("next").and_then(|next| next.as_str()) {
+                return Err(Failure::failed(what, self.opened.why(), next));
+            }
             let next = "let the app open the file that DATABASE_PATH names, or link the file from shared/ with \
                         [build].link; then deploy again";
             return Err(Failure::failed(what, why, next));

@@ -6,7 +6,7 @@
 pub mod backup;
 pub mod carry;
 pub mod census;
-mod compressed;
+pub(crate) mod compressed;
 pub mod connection;
 pub mod control;
 pub mod copy;

@@ -38,12 +38,6 @@ pub(super) fn later(config: &Config) -> Vec<Finding> {
         let note = "this version copies to folders only";
         not_yet(format!("[backup] copies to {elsewhere} buckets of S3"), note);
     }
-    if !config.rehearsal.env.is_empty() || config.rehearsal.command.is_some() {
-        not_yet(
-            "[rehearsal]".to_owned(),
-            "this version tries migrations on a copy, and does not start the app on it",
-        );
-    }
     findings.extend(counts(config));
     findings
 }

@@ -89,8 +89,11 @@ impl Stage {
     pub(crate) fn commit_release(&self, number: u8) -> Result<(), Trouble> {
         let changes = Path::new(SHOP).join(format!("demo/release-{number}"));
         copy(&changes, self.repo.path())?;
-        let subject =
-            if number == 2 { "A note for the person who delivers" } else { "Promise a day of delivery" };
+        let subject = match number {
+            2 => "A note for the person who delivers",
+            3 => "Promise a day of delivery",
+            _ => "Promise it in the test shop too",
+        };
         self.repo.commit(subject, &[]);
         Ok(())
     }
@@ -163,6 +166,8 @@ impl Stage {
         // A demonstration has neither ten minutes to look for errors nor the patience to wait for a night.
         set("watch", "errors_for", Value::from("2s"), &mut file);
         file.remove("window");
+        let rehearsal = Table::from_iter([("GREENGROCER_ENV".to_owned(), Value::from("development"))]);
+        set("rehearsal", "env", Value::Table(rehearsal), &mut file);
         let path = self.root.join("plimsoll.toml");
         fs::write(&path, file.to_string()).map_err(Trouble::file("cannot write", &path))
     }

@@ -1,6 +1,7 @@
 //! A small shop whose behaviour is scripted by `app.json` in its working directory, so that a release is a commit
 //! which changes that file.
 
+mod mail;
 mod script;
 mod server;
 mod store;
@@ -41,7 +42,13 @@ fn run() -> Result<ExitCode, Failure> {
         // Deliberately not waited for: whoever ends the app must end this too.
         drop(Command::new("sleep").arg("600").spawn()?);
     }
-    let store = Store::open(script.hard_coded_database.as_deref())?;
+    if script.mail_at_start {
+        mail::send()?;
+    }
+    let store = Store::new(script.hard_coded_database.clone())?;
+    if !script.opens_late {
+        store.count("sqlite_schema")?;
+    }
     if script.migrate_at_start {
         store.migrate()?;
     }

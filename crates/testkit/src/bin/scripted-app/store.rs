@@ -1,6 +1,6 @@
 //! The shop's database, one connection held open for as long as the app lives.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,23 +11,34 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The database.
 pub(crate) struct Store {
-    connection: Mutex<Connection>,
+    path: PathBuf,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Store {
-    /// Opens what `DATABASE_PATH` names, or what is hard-coded; like many apps, creates what is not there.
-    pub(crate) fn open(hard_coded: Option<&Path>) -> Result<Store, Failure> {
+    /// Of what `DATABASE_PATH` names, or what is hard-coded; opens nothing yet.
+    pub(crate) fn new(hard_coded: Option<PathBuf>) -> Result<Store, Failure> {
         let told = std::env::var_os("DATABASE_PATH").ok_or("DATABASE_PATH is not set")?;
-        let connection = Connection::open(hard_coded.unwrap_or(Path::new(&told)))?;
+        Ok(Store { path: hard_coded.unwrap_or(PathBuf::from(told)), connection: Mutex::default() })
+    }
+
+    /// Like many apps, creates what is not there.
+    fn open(&self) -> Result<Connection, Failure> {
+        let connection = Connection::open(&self.path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;")?;
         // The file is opened by the first statement that reads it.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(Store { connection: Mutex::new(connection) })
+        Ok(connection)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Connection) -> Result<T, Failure>) -> Result<T, Failure> {
-        act(&mut self.connection.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match connection.take() {
+            Some(open) => open,
+            None => self.open()?,
+        };
+        act(connection.insert(open))
     }
 
     /// Applies the files of `migrations/` that are newer than the database, as an app does that owns its schema.

@@ -1,0 +1,208 @@
+//! What a rehearsal finds out before anything of production is touched.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use plimsoll_testkit::{Buyers, Sandbox, fault, shop};
+
+use crate::production::{Production, ending, settled, steps, strategy};
+
+/// Deploys what the rehearsal must refuse, while buyers buy; production is as it was and nobody waited.
+#[track_caller]
+fn refused(sandbox: &Sandbox, run: u32) -> plimsoll_testkit::Output {
+    let before = Production::while_buying(sandbox);
+    let buyers = Buyers::start(sandbox.port, 2);
+    buyers.place(4);
+    let output = sandbox.deploy();
+    buyers.place(4);
+    buyers.stop().unharmed(&sandbox.database());
+    before.is_still(&Production::while_buying(sandbox));
+    assert_eq!(ending(sandbox, run), ("unchanged".into(), 1), "{}", output.said());
+    assert!(!steps(sandbox, run).contains(&"rehearse".to_owned()), "{}", output.said());
+    assert!(!sandbox.root().join(format!("runs/{run:06}/rehearsal")).exists(), "its folder is left");
+    settled(sandbox);
+    output
+}
+
+/// Whether releases can be tried at all on this machine.
+fn confined(sandbox: &Sandbox, run: u32) -> bool {
+    let journal = sandbox.journal(run);
+    let name = "The new release on a copy of the database";
+    let tried = journal.iter().find(|entry| entry["check"]["name"] == name);
+    let tried = tried.expect("the rehearsal says what it did");
+    if tried["check"]["verdict"] == "unknown" {
+        fault::skipped("rehearsal", &tried["check"]["evidence"]["why"].to_string());
+        return false;
+    }
+    true
+}
+
+#[test]
+fn an_app_that_ignores_database_path_is_found_out() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    sandbox.release(r#"{ "hard_coded_database": "fresh.db" }"#, &[]);
+    let output = refused(&sandbox, 2);
+    output.says("fresh.db").says("DATABASE_PATH").says("Production was not touched");
+    drop(serve);
+}
+
+#[test]
+fn an_app_with_productions_path_in_its_code_is_found_out() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    let database = sandbox.database();
+    let orders = shop::number(&database, "SELECT count(*) FROM orders");
+    let script = format!(r#"{{ "hard_coded_database": "{}", "write_at_start": true }}"#, database.display());
+    sandbox.release(&script, &[]);
+    let output = sandbox.deploy();
+    output.exits(1).says(&database.display().to_string()).says("app.json").says("DATABASE_PATH");
+    assert_eq!(shop::number(&database, "SELECT count(*) FROM orders"), orders, "it wrote to production");
+    assert_eq!(ending(&sandbox, 2), ("unchanged".into(), 1));
+    settled(&sandbox);
+    drop(serve);
+}
+
+#[test]
+fn an_app_that_opens_no_database_is_found_out_and_told_what_to_do() {
+    let mut sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    drop(serve);
+    sandbox.configure("smoke = [{ name = 'The checkout works', get = '/checkout' }]");
+    let serve = sandbox.serve();
+    sandbox.release(r#"{ "opens_late": true }"#, &[]);
+    refused(&sandbox, 2).says("opened no database at all").says("[[smoke]]");
+    drop(serve);
+    sandbox.configure("smoke = [{ name = 'The first page loads', get = '/' }]");
+    let serve = sandbox.serve();
+    sandbox.deploy().exits(0);
+    drop(serve);
+}
+
+/// A mail server that counts who comes.
+fn mail_server() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mails = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&mails);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            thread::spawn(move || answer(stream));
+        }
+    });
+    (address, mails)
+}
+
+fn answer(mut stream: TcpStream) {
+    let Ok(reading) = stream.try_clone() else { return };
+    let _ = stream.write_all(b"220 mail.example\r\n");
+    let mut in_data = false;
+    for line in BufReader::new(reading).lines().map_while(Result::ok) {
+        if in_data && line != "." {
+            continue;
+        }
+        in_data = line == "DATA";
+        let said: &[u8] = if in_data { b"354 go on\r\n" } else { b"250 well\r\n" };
+        if stream.write_all(said).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_app_that_sends_mail_at_its_start_reaches_no_mail_server_from_a_copy() {
+    let mut sandbox = Sandbox::new();
+    let (address, mails) = mail_server();
+    sandbox.configure(&format!("service.env = {{ SMTP_ADDRESS = '{address}' }}"));
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    sandbox.release(r#"{ "mail_at_start": true }"#, &[]);
+    refused(&sandbox, 2).says(&format!("mail server {address}")).says("[rehearsal].env");
+    assert_eq!(mails.load(Ordering::SeqCst), 0, "a copy sent a mail");
+    drop(serve);
+    sandbox.configure("rehearsal.env = { SMTP_ADDRESS = '' }");
+    let serve = sandbox.serve();
+    sandbox.deploy().exits(0);
+    assert_eq!(mails.load(Ordering::SeqCst), 1, "production sends its own, once");
+    drop(serve);
+}
+
+#[test]
+fn a_checkout_that_is_broken_on_a_copy_never_makes_anybody_wait() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    sandbox.release(r#"{ "checkout": "broken" }"#, &[shop::REBUILD]);
+    refused(&sandbox, 2).says("The checkout works").says("status 500").says("rehearsal.log");
+    assert_eq!(shop::number(&sandbox.database(), "SELECT max(version) FROM schema_version"), 1);
+    drop(serve);
+}
+
+#[test]
+fn an_app_that_changes_its_schema_when_it_starts_is_never_run_beside_the_old_one() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    // The migration is a file that Plimsoll does not know of: the app applies it.
+    sandbox.release("{}", &[]);
+    sandbox.deploy().exits(0);
+    assert_eq!(strategy(&sandbox, 2), "overlap");
+    drop(serve);
+    let mut sandbox = sandbox;
+    sandbox.unset("database", Some("migrations"));
+    let serve = sandbox.serve();
+    sandbox.release("{}", &[]);
+    sandbox.deploy().exits(0);
+    assert_eq!(strategy(&sandbox, 3), "overlap", "it was seen to change nothing");
+    sandbox.release(r#"{ "migrate_at_start": true }"#, &[shop::REBUILD]);
+    sandbox.deploy().exits(0);
+    assert_eq!(strategy(&sandbox, 4), "hold");
+    drop(serve);
+}
+
+#[test]
+fn what_a_migration_that_the_app_makes_itself_loses_must_be_acknowledged() {
+    let mut sandbox = Sandbox::new();
+    sandbox.unset("database", Some("migrations"));
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    let loses = ("migrations/0002_drop.sql", "DROP TABLE order_items; DELETE FROM orders;");
+    let buyers = Buyers::start(sandbox.port, 1);
+    buyers.place(3);
+    buyers.stop().unharmed(&sandbox.database());
+    let before = Production::of(&sandbox);
+    sandbox.release(r#"{ "migrate_at_start": true }"#, &[loses]);
+    let output = sandbox.deploy();
+    output.exits(3).says("--acknowledge drop:order_items").says("--acknowledge rows:orders");
+    before.is_still(&Production::of(&sandbox));
+    let rehearsed = sandbox.journal(2).into_iter().find(|entry| entry["event"] == "rehearsed").unwrap();
+    let words: Vec<&str> = rehearsed["rehearsal"]["losses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|loss| loss["word"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, ["drop:order_items", "rows:orders"]);
+    drop(serve);
+}
