@@ -15,6 +15,7 @@ mod install;
 mod interrupted;
 mod managed;
 mod migrate;
+mod people;
 mod production;
 mod rehearsal;
 mod rollback;

@@ -143,6 +143,33 @@ Examples:
   plimsoll show                      the last run
   plimsoll show 12 --format html     run 12, as a page")]
     Show(ShowArgs),
+    /// Answer a question of the checklist that only a person can
+    ///
+    /// Without a question it lists those that are open. Answers are kept in the run's journal with name and time.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll answer                                                 list the open questions
+  plimsoll answer watch.reports \"no complaints until 18:00\" --by \"Asha Rao\"
+  plimsoll answer pre.review \"read the diff\" --by Ravi --run 12
+  plimsoll answer go-ahead yes --by Ravi                          to a deployment that waits for it")]
+    Answer(AnswerArgs),
+    /// Sign a run, as the one who deployed or the one who verified
+    ///
+    /// The two are different people, unless [people].same_person says otherwise. The second signature closes the run.
+    /// Exit 3 while a required answer or the other person is missing.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll sign --as deployer --name \"Asha Rao\"
+  plimsoll sign 12 --as verifier --name Ravi --note \"one slow page, mended in run 13\"")]
+    Sign(SignArgs),
+    /// Prove that no journal was changed after it was written, and that the reports say what the journals say
+    ///
+    /// Each line of a journal holds the hash of the line before. Names the first bad line. Exit 1 when there is one.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll audit
+  plimsoll audit --json | jq 'select(.bad)'")]
+    Audit,
     /// Back up the database; list, verify and restore backups
     ///
     /// Without a further word it makes one backup, verifies it, and prunes old ones as configured.
@@ -302,6 +329,49 @@ pub(crate) enum Format {
     Html,
     /// JSON
     Json,
+}
+
+/// `answer`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AnswerArgs {
+    /// The box of the checklist: pre.review, watch.reports, diag.post; or go-ahead
+    #[arg(value_name = "ITEM", value_parser = words, requires = "text")]
+    pub(crate) item: Option<String>,
+    /// The answer
+    #[arg(value_name = "TEXT", value_parser = words, requires = "by")]
+    pub(crate) text: Option<String>,
+    /// Who answers
+    #[arg(long, value_name = "NAME", value_parser = words)]
+    pub(crate) by: Option<String>,
+    /// The run's number [default: the one that is going on, else the last]
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<u32>,
+}
+
+/// `sign`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SignArgs {
+    /// The run's number [default: the last run]
+    #[arg(value_name = "RUN")]
+    pub(crate) run: Option<u32>,
+    /// As whom
+    #[arg(long = "as", value_enum, value_name = "ROLE")]
+    pub(crate) role: SignAs,
+    /// Who signs
+    #[arg(long, value_name = "NAME", value_parser = words)]
+    pub(crate) name: String,
+    /// Issues that were met, and how they were resolved
+    #[arg(long, value_name = "TEXT", value_parser = words)]
+    pub(crate) note: Option<String>,
+}
+
+/// As whom a run is signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum SignAs {
+    /// Whoever deployed
+    Deployer,
+    /// Whoever verified that it went well
+    Verifier,
 }
 
 /// `backup`

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plimsoll_core::plan::{Decision, Rehearsal, Release};
-use plimsoll_core::ports::{Audience, News};
+use plimsoll_core::ports::{Audience, Failure, News};
+use plimsoll_core::record::Answered;
 
+use crate::people::Person;
 use crate::wire::Reply;
 
 /// A wish to stop the run, from any thread.
@@ -40,8 +42,20 @@ impl StopWish {
 
 /// Shows a reply; must not block and must not fail.
 pub(crate) type Show = Arc<dyn Fn(&Reply) + Send + Sync>;
-/// Asks a person; `false` when nobody answers.
-pub(crate) type Ask = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// Asks a person; `None` when nobody answers.
+pub(crate) type Ask = Arc<dyn Fn(&str) -> Option<Said> + Send + Sync>;
+/// What people have said to a release, with whoever said yes to the question.
+pub(crate) type Heard =
+    Arc<dyn Fn(&Release, Option<&Person>) -> Result<Vec<Answered>, Failure> + Send + Sync>;
+
+/// The answer to the question whether to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Said {
+    /// Yes or no.
+    pub(crate) yes: bool,
+    /// Who: at the command, or on the page.
+    pub(crate) by: Person,
+}
 
 /// The audience of one run.
 #[derive(Clone)]
@@ -49,17 +63,25 @@ pub(crate) struct Onlooker {
     show: Show,
     ask: Option<Ask>,
     stop: StopWish,
+    heard: Option<Heard>,
+    /// Who said yes.
+    approved: Arc<Mutex<Option<Person>>>,
 }
 
 impl Onlooker {
     /// An audience; without `ask` nobody is asked and the run goes ahead.
     pub(crate) fn new(show: Show, ask: Option<Ask>, stop: StopWish) -> Self {
-        Onlooker { show, ask, stop }
+        Onlooker { show, ask, stop, heard: None, approved: Arc::default() }
+    }
+
+    /// The same, for a run that people have something to say to.
+    pub(crate) fn hearing(&self, heard: Heard) -> Onlooker {
+        Onlooker { heard: Some(heard), ..self.clone() }
     }
 
     /// The same, without a wish to stop and without questions: for the way back.
     pub(crate) fn deaf(&self) -> Onlooker {
-        Onlooker { show: Arc::clone(&self.show), ask: None, stop: StopWish::default() }
+        Onlooker::new(Arc::clone(&self.show), None, StopWish::default())
     }
 
     /// Its wish to stop.
@@ -93,7 +115,15 @@ impl Audience for Onlooker {
 
     fn go_ahead(&self, release: &Release, rehearsal: &Rehearsal, decision: &Decision) -> bool {
         let Some(ask) = &self.ask else { return true };
-        ask(&question(release, rehearsal, decision))
+        let said = ask(&question(release, rehearsal, decision)).filter(|said| said.yes);
+        let yes = said.is_some();
+        *self.approved.lock().unwrap_or_else(PoisonError::into_inner) = said.map(|said| said.by);
+        yes
+    }
+
+    fn answers(&self, release: &Release) -> Result<Vec<Answered>, Failure> {
+        let Some(heard) = &self.heard else { return Ok(Vec::new()) };
+        heard(release, self.approved.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
     }
 }
 

@@ -90,6 +90,8 @@ impl<'a> Follow<'a> {
             | Event::Held { .. }
             | Event::Rehearsed { .. }
             | Event::Acknowledged { .. }
+            | Event::Answered { .. }
+            | Event::Signed { .. }
             | Event::Ended { .. } => {}
         }
     }

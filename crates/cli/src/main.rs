@@ -7,6 +7,8 @@ mod config;
 mod error;
 mod follow;
 mod inherited;
+mod ledger;
+mod people;
 mod place;
 mod readiness;
 mod rehearsing;

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use plimsoll_core::engine::{Engine, Outcome};
 use plimsoll_core::plan::{Limits, Release, ReleaseId, Step};
-use plimsoll_core::ports::{Clock, Failure, FailureKind, Ports, Service, Silent};
+use plimsoll_core::ports::{Clock, Failure, FailureKind, Journal, Ports, Service, Silent};
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
-use plimsoll_core::report;
+use plimsoll_host::audit;
 use plimsoll_host::clock::SystemClock;
 use plimsoll_host::database;
 use plimsoll_host::durable;
-use plimsoll_host::journal::{FileJournal, Runs};
+use plimsoll_host::journal::{Runs, SharedJournal};
 use plimsoll_host::lock::{self, Lock};
 use plimsoll_host::probe::prove::PidsOf;
 use plimsoll_host::release::Releases;
@@ -21,10 +21,12 @@ use plimsoll_host::service::Downtime;
 use plimsoll_proxy::FrontDoor;
 use plimsoll_proxy::door::{AddressOf, Opened};
 
-use crate::audience::{Onlooker, StopWish};
+use crate::audience::{Onlooker, Said, StopWish};
 use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
+use crate::ledger::Ledger;
+use crate::people::Person;
 use crate::wire::{Reply, Request};
 use crate::wiring;
 
@@ -62,6 +64,14 @@ struct Going {
     stop: StopWish,
 }
 
+/// The question whether to go on, and where its answer is waited for.
+pub(crate) struct Pending {
+    /// The question.
+    pub(crate) text: String,
+    /// Whoever is first answers.
+    pub(crate) answer: std::sync::mpsc::Sender<Said>,
+}
+
 /// Ways to the running app that need no waiting for a run.
 #[derive(Clone)]
 pub(crate) struct Handles {
@@ -89,6 +99,8 @@ pub(crate) struct Station {
     /// Whether a command is carried out, up to the end of its run. Otherwise whoever has the engine starts the current
     /// release or writes a report.
     busy: AtomicBool,
+    ledger: Arc<Ledger>,
+    pending: Arc<Mutex<Option<Pending>>>,
 }
 
 impl Station {
@@ -118,6 +130,8 @@ impl Station {
             engine: Mutex::new(()),
             going: Mutex::new(None),
             busy: AtomicBool::new(false),
+            ledger: Arc::new(Ledger::new(config)),
+            pending: Arc::default(),
         }
     }
 
@@ -207,14 +221,15 @@ impl Station {
         };
         self.busy.store(true, Ordering::SeqCst);
         let reply = match request {
-            Request::Deploy { revision, acknowledge, watch, by, .. } => {
+            Request::Deploy { revision, acknowledge, watch, by, approved_by, .. } => {
+                let onlooker = onlooker.hearing(self.ledger.heard(approved_by, &by));
                 self.deploy(revision, acknowledge, watch, by, &onlooker)
             }
             Request::Rollback { to, dry_run, acknowledge, by, .. } => {
                 self.rollback(to.as_deref(), dry_run, acknowledge, by, &onlooker)
             }
             Request::Resume { .. } => self.resume(Vec::new(), &onlooker),
-            Request::Status => Err(bug("status is not a run")),
+            Request::Status | Request::Say { .. } | Request::GoAhead { .. } => Err(bug("this is not a run")),
         };
         self.busy.store(false, Ordering::SeqCst);
         drop(engine);
@@ -358,12 +373,14 @@ impl Station {
 
     fn run(&self, order: Order, onlooker: &Onlooker) -> Result<Reply, Failure> {
         let run = order.run;
-        let mut journal = self.runs.create(run)?;
+        let mut journal = SharedJournal::new(self.runs.create(run)?);
+        self.ledger.begin(run, &journal);
         *self.lock_going() = Some(Going { run, stop: onlooker.stop().clone() });
         let outcome = self.with_ports(&order, &mut journal, onlooker, |ports, limits| {
             Engine::run(order.clone(), limits, ports)
         });
         *self.lock_going() = None;
+        self.ledger.end();
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => {
@@ -380,7 +397,7 @@ impl Station {
     fn with_ports<T>(
         &self,
         order: &Order,
-        journal: &mut FileJournal,
+        journal: &mut dyn Journal,
         onlooker: &Onlooker,
         act: impl FnOnce(Ports<'_>, Limits) -> T,
     ) -> Result<T, Failure> {
@@ -416,12 +433,14 @@ impl Station {
     /// Reports and what may be tidied; nothing here changes how the run ended.
     fn after(&self, run: u32, outcome: &Outcome, onlooker: &Onlooker) {
         self.busy.store(false, Ordering::SeqCst);
+        let over = self.ledger.alone();
         if let Err(error) = self.runs.release_room(run) {
             onlooker.line(&format!("room kept for the journal could not be freed: {error}"));
         }
         if let Err(failure) = self.write_reports(run) {
             onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
         }
+        drop(over);
         if outcome.ending == Some(Ending::Live) {
             let mut keep = Vec::new();
             if let Ok(entries) = self.runs.entries(run) {
@@ -433,21 +452,54 @@ impl Station {
         }
     }
 
+    /// The journals, for what people and watchers add.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
     fn write_reports(&self, run: u32) -> Result<(), Failure> {
-        let entries = self.runs.entries(run)?;
-        let folder = self.runs.folder(run);
-        let report = report::Report::of(&entries);
-        let json = serde_json::to_string_pretty(&report).map_err(|e| bug(&e.to_string()))?;
-        let files = [
-            ("report.md".to_owned(), report::markdown(&report)),
-            ("report.html".to_owned(), report::html(&report)),
-            ("report.json".to_owned(), json + "\n"),
-            (report::log_name(&entries), report::log(&entries)),
-        ];
-        for (name, text) in files {
-            durable::write(&folder.join(name), durable::PRIVATE, text.as_bytes())?;
+        Ok(audit::write_reports(&self.runs, run)?)
+    }
+
+    /// Where a question whether to go on waits, and its answer comes from.
+    pub(crate) fn pending(&self) -> Arc<Mutex<Option<Pending>>> {
+        Arc::clone(&self.pending)
+    }
+
+    /// The question that a run waits with.
+    pub(crate) fn question(&self) -> Option<String> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.as_ref().map(|pending| pending.text.clone())
+    }
+
+    /// Answers the question whether to go on.
+    pub(crate) fn go_ahead(&self, yes: bool, by: Person) -> Reply {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let name = by.name.clone();
+        let heard = pending.is_some_and(|pending| pending.answer.send(Said { yes, by }).is_ok());
+        if heard {
+            let word = if yes { "yes" } else { "no" };
+            let message = format!("{name} has answered {word}.");
+            return Reply::Outcome {
+                run: self.going(),
+                ending: None,
+                exit: exit::DONE,
+                message,
+                failure: None,
+            };
         }
-        Ok(())
+        let failure = usage(
+            "no run waits for an answer",
+            "it was given already, or none was asked for",
+            "plimsoll status",
+        );
+        Reply::Outcome {
+            run: None,
+            ending: None,
+            exit: exit::USAGE,
+            message: String::new(),
+            failure: Some(failure),
+        }
     }
 
     fn limits(&self) -> Limits {

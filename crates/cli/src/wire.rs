@@ -5,6 +5,8 @@ use plimsoll_core::ports::Failure;
 use plimsoll_core::record::{Ending, Entry};
 use serde::{Deserialize, Serialize};
 
+use crate::people::{Person, Say};
+
 /// The first line of a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
@@ -21,6 +23,9 @@ pub(crate) enum Request {
         watch: bool,
         /// Who asks.
         by: String,
+        /// Who approved it, as the command was told.
+        #[serde(default)]
+        approved_by: Option<String>,
     },
     /// Stop a run before its commit point, or bring an earlier release live again.
     Rollback {
@@ -39,6 +44,20 @@ pub(crate) enum Request {
     Resume {
         /// Who asks.
         by: String,
+    },
+    /// Say something to a run: an answer, a signature.
+    Say {
+        /// The run; the one that is going on, else the last, when absent.
+        run: Option<u32>,
+        /// What.
+        what: Say,
+    },
+    /// Answer the question whether to go on, which somebody else's command asked.
+    GoAhead {
+        /// Yes or no.
+        yes: bool,
+        /// Who.
+        by: Person,
     },
     /// How things are.
     Status,
@@ -144,6 +163,9 @@ pub(crate) struct Status {
     pub(crate) errors: u64,
     /// Requests that wait at the door.
     pub(crate) waiting: u64,
+    /// The question whether to go on, while a run waits for its answer.
+    #[serde(default)]
+    pub(crate) question: Option<String>,
     /// What is wrong, each a sentence.
     pub(crate) trouble: Vec<String>,
 }

@@ -139,6 +139,9 @@ impl<'a> Engine<'a> {
                 next: "deploy again and answer y, or pass --yes".into(),
             });
         }
+        for answer in self.ports.audience.answers(&release)? {
+            self.record(Event::Answered { answer })?;
+        }
         self.tell(Occasion::Started);
         if decision.strategy != Strategy::Overlap {
             self.ports.journal.reserve()?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::Check;
 use crate::notify::{Occasion, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Strategy};
-use crate::record::{Entry, Event, Kind, State};
+use crate::record::{Answered, Entry, Event, Kind, State};
 
 /// Why a step could not be done. Always says what failed, why, and what a person types next; the engine adds
 /// what state production is in.
@@ -109,6 +109,10 @@ pub trait Journal {
     /// # Errors
     /// When there is not enough; no hold may begin.
     fn reserve(&mut self) -> Result<(), Failure>;
+    /// The number that is due, where others than the engine write to the journal too: what people answer meanwhile.
+    fn next_seq(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Who looks on, and may ask to stop.
@@ -119,6 +123,14 @@ pub trait Audience {
     fn stop_asked(&self) -> Option<String>;
     /// Whether production may be touched as decided: asks a person where one is there to be asked.
     fn go_ahead(&self, release: &Release, rehearsal: &Rehearsal, decision: &Decision) -> bool;
+    /// What people have said to this release before production is touched; asked after [`Audience::go_ahead`].
+    ///
+    /// # Errors
+    /// [`FailureKind::Blocked`] while an answer that must be there is not.
+    fn answers(&self, release: &Release) -> Result<Vec<Answered>, Failure> {
+        let _ = release;
+        Ok(Vec::new())
+    }
 }
 
 /// Something to show to whoever looks on.
@@ -329,6 +341,7 @@ impl Ports<'_> {
     /// # Errors
     /// When the event is not safely on the disk.
     pub fn record(&mut self, seq: &mut u64, event: Event) -> Result<Entry, Failure> {
+        *seq = self.journal.next_seq().unwrap_or(*seq);
         let entry = Entry { seq: *seq, at: self.clock.wall(), moment: self.clock.now(), event };
         self.journal.append(&entry)?;
         *seq += 1;

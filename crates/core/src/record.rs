@@ -105,6 +105,57 @@ impl Ending {
     }
 }
 
+/// What a person answered to a question of the checklist.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The id of the box, one of [`crate::checklist`] that a person fills in.
+    pub item: String,
+    /// The answer.
+    pub text: String,
+    /// The name that the person gave.
+    pub by: String,
+    /// Who that was for the system: an account, or how they came in.
+    pub account: String,
+    /// The run in which it was given, when it was brought along from an earlier run of the same commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+}
+
+/// As what a person signs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Whoever deployed.
+    Deployer,
+    /// Whoever verified that it went well.
+    Verifier,
+}
+
+impl Role {
+    /// The word used in commands, reports and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Deployer => "deployer",
+            Role::Verifier => "verifier",
+        }
+    }
+}
+
+/// A signature below a run's report.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Signed {
+    /// As what.
+    pub role: Role,
+    /// The name that the person gave.
+    pub name: String,
+    /// Issues and their resolution, as they were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Who that was for the system: an account, or how they came in.
+    pub account: String,
+}
+
 /// Something that happened in a run. Intent is journaled and synced before an act, the outcome after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -246,6 +297,18 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A person answered a question of the checklist. May come after the end of the run.
+    Answered {
+        /// See [`Answered`].
+        #[serde(flatten)]
+        answer: Answered,
+    },
+    /// A person signed the run. May come after the end of the run.
+    Signed {
+        /// See [`Signed`].
+        #[serde(flatten)]
+        signature: Signed,
+    },
     /// The last event of the run itself; what is learnt of it later follows.
     Ended {
         /// How production is now.
@@ -342,6 +405,10 @@ pub struct State {
     pub locked: Option<String>,
     /// The run that took this one back, and why.
     pub taken_back: Option<(u32, String)>,
+    /// What people answered, in order, with the time (RFC 3339 UTC).
+    pub answers: Vec<(String, Answered)>,
+    /// Who signed, in order, with the time (RFC 3339 UTC).
+    pub signatures: Vec<(String, Signed)>,
     /// The next sequence number.
     pub next_seq: u64,
 }
@@ -398,6 +465,8 @@ impl State {
                 self.ended = Some((Ending::RolledBack, exit::ROLLED_BACK, message));
                 self.taken_back = Some((*run, why.clone()));
             }
+            Event::Answered { answer } => self.answers.push((entry.at.clone(), answer.clone())),
+            Event::Signed { signature } => self.signatures.push((entry.at.clone(), signature.clone())),
             Event::Ended { ending, exit, message, .. } => {
                 self.ended = Some((*ending, *exit, message.clone()));
             }
@@ -409,6 +478,24 @@ impl State {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// Who signed as this, with the time.
+    #[must_use]
+    pub fn signed(&self, role: Role) -> Option<&(String, Signed)> {
+        self.signatures.iter().find(|(_, signature)| signature.role == role)
+    }
+
+    /// Whether deployer and verifier have signed: nothing is added to the record any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.signed(Role::Deployer).is_some() && self.signed(Role::Verifier).is_some()
+    }
+
+    /// The last answer to a question, with the time.
+    #[must_use]
+    pub fn answer(&self, item: &str) -> Option<&(String, Answered)> {
+        self.answers.iter().rev().find(|(_, answer)| answer.item == item)
     }
 
     /// The strategy, once chosen.

@@ -1,15 +1,19 @@
 //! The journals of runs: `runs/NNNNNN/journal.jsonl`, one event a line, on the disk before the next act.
+//!
+//! Each line holds the hash of the line before it, the first one that of the last line of the run before: [`crate::audit`] proves that none was changed.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use plimsoll_core::ports::{Clock, Failure, FailureKind, Journal};
 use plimsoll_core::record::{Entry, Event};
 
 use crate::clock::SystemClock;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
 use crate::durable::{self, Reserved};
 
 /// What the events of a run and its undo take, with room to spare: a few hundred lines of a few hundred bytes.
@@ -89,23 +93,45 @@ pub struct FileJournal {
     path: PathBuf,
     len: u64,
     next_seq: u64,
+    /// The hash of the last line, here or in the run before; `None` in the very first line of all.
+    head: Option<String>,
     broken: Option<String>,
+}
+
+/// A line as it is written: the event, and the hash of the line before.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev: Option<&'a str>,
+}
+
+/// What a line says of the one before.
+#[derive(Deserialize)]
+pub(crate) struct Link {
+    pub(crate) prev: Option<String>,
+}
+
+/// The hash of a line, with or without its line end.
+pub(crate) fn hash(line: &[u8]) -> String {
+    hex::encode(Sha256::digest(line.strip_suffix(b"\n").unwrap_or(line)))
 }
 
 impl FileJournal {
     /// Opens the journal at `path` and gives what is in it. A torn last line is cut off, durably.
     fn open(path: &Path) -> Result<(FileJournal, Vec<Entry>), Error> {
-        let Whole { entries, len, torn } = read(path)?;
+        let Whole { entries, len, torn, head } = read(path)?;
         let file =
             OpenOptions::new().append(true).open(path).map_err(|e| durable::Error::io("open", path, e))?;
         if torn {
             cut(&file, path, len)?;
         }
         let next_seq = entries.len() as u64;
-        Ok((FileJournal { file, path: path.to_owned(), len, next_seq, broken: None }, entries))
+        Ok((FileJournal { file, path: path.to_owned(), len, next_seq, head, broken: None }, entries))
     }
 
-    fn create(path: &Path) -> Result<FileJournal, Error> {
+    fn create(path: &Path, head: Option<String>) -> Result<FileJournal, Error> {
         let file = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -116,7 +142,7 @@ impl FileJournal {
         if let Some(folder) = path.parent() {
             durable::sync_dir(folder)?;
         }
-        Ok(FileJournal { file, path: path.to_owned(), len: 0, next_seq: 0, broken: None })
+        Ok(FileJournal { file, path: path.to_owned(), len: 0, next_seq: 0, head, broken: None })
     }
 
     /// The file.
@@ -142,7 +168,7 @@ impl FileJournal {
             let (expected, got) = (self.next_seq, entry.seq);
             return Err(Error::OutOfOrder { path: self.path.clone(), expected, got });
         }
-        let mut line = serde_json::to_vec(entry)
+        let mut line = serde_json::to_vec(&Line { entry, prev: self.head.as_deref() })
             .map_err(|e| durable::Error::io("write an event to", &self.path, std::io::Error::from(e)))?;
         line.push(b'\n');
         if let Err(error) = durable::append(&mut self.file, &self.path, &line) {
@@ -157,6 +183,7 @@ impl FileJournal {
         }
         self.len += line.len() as u64;
         self.next_seq += 1;
+        self.head = Some(hash(&line));
         #[cfg(debug_assertions)]
         crash_after_event();
         Ok(())
@@ -185,6 +212,45 @@ fn no_room(why: String) -> Failure {
     Failure::failed(what, why, "free at least 10 MB on the disk of runs/, then deploy again")
 }
 
+/// The journal of a run that others write to while the engine does: what people answer meanwhile.
+#[derive(Clone, Debug)]
+pub struct SharedJournal(Arc<Mutex<FileJournal>>);
+
+impl SharedJournal {
+    /// Shares a journal.
+    #[must_use]
+    pub fn new(journal: FileJournal) -> Self {
+        SharedJournal(Arc::new(Mutex::new(journal)))
+    }
+
+    /// Writes the event that `make` makes for the number that is due.
+    ///
+    /// # Errors
+    /// When it is not safely on the disk.
+    pub fn add(&self, make: impl FnOnce(u64) -> Entry) -> Result<Entry, Error> {
+        let mut journal = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = make(journal.next_seq);
+        journal.write(&entry)?;
+        Ok(entry)
+    }
+}
+
+impl Journal for SharedJournal {
+    fn append(&mut self, entry: &Entry) -> Result<(), Failure> {
+        // Between the question for the number and this write somebody else may have written.
+        self.add(|seq| Entry { seq, ..entry.clone() })?;
+        Ok(())
+    }
+
+    fn reserve(&mut self) -> Result<(), Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).reserve()
+    }
+
+    fn next_seq(&self) -> Option<u64> {
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).next_seq)
+    }
+}
+
 /// The fault point for crash tests: with `PLIMSOLL_CRASH_AFTER_EVENT=N` the process ends like a crashed one right
 /// after the N-th event that it wrote is on the disk.
 #[cfg(debug_assertions)]
@@ -210,11 +276,13 @@ struct Whole {
     len: u64,
     /// Whether a torn line follows them.
     torn: bool,
+    /// The hash of the last whole line.
+    head: Option<String>,
 }
 
 fn read(path: &Path) -> Result<Whole, Error> {
     let bytes = std::fs::read(path).map_err(|e| durable::Error::io("read", path, e))?;
-    let mut whole = Whole { entries: Vec::new(), len: 0, torn: false };
+    let mut whole = Whole { entries: Vec::new(), len: 0, torn: false, head: None };
     for (at, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
         let last = whole.len + line.len() as u64 == bytes.len() as u64;
         // Without its line end it was never acknowledged, whatever is in it: nothing was done after it. A block
@@ -230,9 +298,19 @@ fn read(path: &Path) -> Result<Whole, Error> {
         }
         whole.len += line.len() as u64;
         whole.entries.push(entry);
+        if last {
+            whole.head = Some(hash(line));
+        }
+    }
+    if whole.torn {
+        let end = usize::try_from(whole.len).unwrap_or(0);
+        whole.head = bytes[..end].split_inclusive(|b| *b == b'\n').next_back().map(hash);
     }
     Ok(whole)
 }
+
+/// One at a time changes journals of runs that are over.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Whether the run is over; later events may follow its end.
 fn has_ended(entries: &[Entry]) -> bool {
@@ -258,7 +336,9 @@ impl Runs {
         self.folder.join(format!("{run:06}"))
     }
 
-    fn journal(&self, run: u32) -> PathBuf {
+    /// The journal of a run.
+    #[must_use]
+    pub fn journal(&self, run: u32) -> PathBuf {
         self.folder(run).join("journal.jsonl")
     }
 
@@ -307,8 +387,16 @@ impl Runs {
     /// # Errors
     /// When they cannot be made durable, or the run has a journal already.
     pub fn create(&self, run: u32) -> Result<FileJournal, Error> {
+        let head = self.last_hash(run);
         durable::create_dir(&self.folder(run), durable::PRIVATE_DIR)?;
-        FileJournal::create(&self.journal(run))
+        FileJournal::create(&self.journal(run), head)
+    }
+
+    /// The hash of the last line of the runs before this one. A run before that cannot be read is no reason to refuse
+    /// a new one: `audit` names it.
+    fn last_hash(&self, run: u32) -> Option<String> {
+        let earlier = self.list().ok()?.into_iter().rev().filter(|earlier| *earlier < run);
+        earlier.filter_map(|earlier| read(&self.journal(earlier)).ok()).find_map(|whole| whole.head)
     }
 
     /// Opens the journal of a run to go on with it, and gives what it holds.
@@ -332,7 +420,6 @@ impl Runs {
     /// # Errors
     /// The run has not ended, and its own engine writes its journal; or it cannot be written.
     pub fn add(&self, run: u32, event: Event) -> Result<Entry, Error> {
-        static ALONE: Mutex<()> = Mutex::new(());
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.journal(run);
         if !has_ended(&read(&path)?.entries) {
@@ -342,6 +429,9 @@ impl Runs {
         let (at, moment) = (SystemClock.wall(), SystemClock.now());
         let entry = Entry { seq: entries.len() as u64, at, moment, event };
         journal.write(&entry)?;
+        drop(journal);
+        // The event stands. Reports that are behind it are written anew with the next one, and `audit` names them.
+        let _ = crate::audit::write_reports(self, run);
         Ok(entry)
     }
 
@@ -371,6 +461,7 @@ impl Runs {
     /// # Errors
     /// When the journal cannot be opened; the room stays taken.
     pub fn release_room(&self, run: u32) -> Result<(), Error> {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.journal(run);
         let freed = OpenOptions::new().write(true).open(&path).and_then(|file| {
             let len = file.metadata()?.len();
@@ -489,6 +580,19 @@ mod tests {
         });
         assert_eq!(runs.entries(1).unwrap().len(), 10, "numbered without gaps");
         assert_eq!(runs.unfinished().unwrap(), None);
+    }
+
+    #[test]
+    fn the_engine_and_a_person_write_to_one_journal_without_a_gap() {
+        let (_root, runs) = runs();
+        let mut shared = SharedJournal::new(runs.create(1).unwrap());
+        shared.append(&entry(0)).unwrap();
+        assert_eq!(shared.next_seq(), Some(1));
+        shared.add(entry).unwrap();
+        // The engine took its number before the person wrote.
+        shared.append(&entry(1)).unwrap();
+        let numbers: Vec<u64> = runs.entries(1).unwrap().iter().map(|entry| entry.seq).collect();
+        assert_eq!(numbers, [0, 1, 2]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The real machine behind the core's ports: SQLite, git, processes, the journal.
 
+pub mod audit;
 pub mod backups;
 pub mod clock;
 pub mod copies;

@@ -11,16 +11,17 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args::{DeployArgs, RollbackArgs};
-use crate::audience::{Ask, Onlooker, Show, StopWish};
+use crate::audience::{Ask, Onlooker, Said, Show, StopWish};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::follow::Follow;
+use crate::people::Person;
 use crate::station::{self, Station, needs_serve};
 use crate::ui::Ui;
 use crate::wire::{Reply, Request, Word};
 
 /// `plimsoll deploy`
-pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Ui) -> Result<(), Error> {
+pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Arc<Ui>) -> Result<(), Error> {
     let approved = args.approved_by.as_ref().map(|name| format!(", approved by {name}"));
     let request = Request::Deploy {
         revision: args.revision.clone(),
@@ -28,12 +29,13 @@ pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Ui) -> Result<(), 
         acknowledge: args.acknowledge.clone(),
         watch: !args.no_watch,
         by: format!("{}{}", station::person(), approved.unwrap_or_default()),
+        approved_by: args.approved_by.clone(),
     };
     carry_out(config, &request, ui)
 }
 
 /// `plimsoll rollback`
-pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Ui) -> Result<(), Error> {
+pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Arc<Ui>) -> Result<(), Error> {
     let request = Request::Rollback {
         to: args.to.clone(),
         dry_run: args.dry_run,
@@ -45,11 +47,11 @@ pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Ui) -> Result<
 }
 
 /// `plimsoll resume`
-pub(crate) fn resume(config: &Config, ui: &Ui) -> Result<(), Error> {
+pub(crate) fn resume(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     carry_out(config, &Request::Resume { by: station::person() }, ui)
 }
 
-fn carry_out(config: &Config, request: &Request, ui: &Ui) -> Result<(), Error> {
+fn carry_out(config: &Config, request: &Request, ui: &Arc<Ui>) -> Result<(), Error> {
     match control::connect(&station::socket(config)) {
         Ok(client) => remote(client, request, ui),
         Err(ControlError::NoServer { .. }) if needs_serve(config) => {
@@ -84,7 +86,7 @@ fn on_signal(ask_to_stop: impl Fn(&str) + Send + 'static) -> Result<(), Error> {
     Ok(())
 }
 
-fn remote(mut client: Client, request: &Request, ui: &Ui) -> Result<(), Error> {
+fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Error> {
     let lost = |why: String| {
         Error::new(Kind::Unresolved, "`plimsoll serve` went away in the middle of it")
             .why(why)
@@ -113,8 +115,12 @@ fn remote(mut client: Client, request: &Request, ui: &Ui) -> Result<(), Error> {
         let reply: Reply = serde_json::from_value(value)
             .map_err(|e| lost(format!("it answered something unknown ({e}); is it of another version?")))?;
         if let Reply::Ask { question } = &reply {
-            let yes = ui.confirm(question).unwrap_or(false);
-            let _ = words.send(Word::Answer { yes });
+            // In a thread of its own: somebody may answer on the page meanwhile, and the run goes on.
+            let (ui, question, words) = (Arc::clone(ui), question.clone(), words.clone());
+            thread::spawn(move || {
+                let yes = ui.confirm(&question).unwrap_or(false);
+                let _ = words.send(Word::Answer { yes });
+            });
         }
         if let Some(result) = follow.reply(reply) {
             return result;
@@ -140,7 +146,8 @@ fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
     let answers = std::sync::Mutex::new(answers);
     let ask: Ask = Arc::new(move |question| {
         asking(&Reply::Ask { question: question.to_owned() });
-        answers.lock().ok().and_then(|answers| answers.recv().ok()).unwrap_or(false)
+        let yes = answers.lock().ok().and_then(|answers| answers.recv().ok())?;
+        Some(Said { yes, by: Person { name: station::person(), account: station::person() } })
     });
     let station = Station::alone(config)?;
     thread::spawn(move || {

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod audit;
 mod backup;
 mod check;
 mod confine;
@@ -8,6 +9,7 @@ mod history;
 mod init;
 mod install;
 mod migrate;
+mod people;
 mod serve;
 mod verify;
 
@@ -38,6 +40,9 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Status => history::status(&config()?, ui),
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
+        Command::Answer(answer) => people::answer(&config()?, answer, ui),
+        Command::Sign(sign) => people::sign(&config()?, sign, ui),
+        Command::Audit => audit::audit(&config()?, ui),
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
         Command::Migrate(migrate) => migrate::migrate(&args.global, migrate, ui),
         Command::Verify(verify) => verify::verify(&args.global, verify, ui),

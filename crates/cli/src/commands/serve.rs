@@ -15,13 +15,14 @@ use plimsoll_proxy::{FrontDoor, GateState, Options, Page};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::audience::{Ask, Onlooker, Show, StopWish};
+use crate::audience::{Ask, Onlooker, Said, Show, StopWish};
 use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::inherited::{self, Way};
+use crate::people::Person;
 use crate::readiness;
-use crate::station::{self, Station};
+use crate::station::{self, Pending, Station};
 use crate::ui::Ui;
 use crate::wire::{Reply, Request, Status, Word};
 use crate::wiring;
@@ -212,6 +213,7 @@ impl Served {
             door: "none".to_owned(),
             running: self.station.going(),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            question: self.station.question(),
             ..Status::default()
         };
         if let Some(front) = &self.front {
@@ -289,6 +291,18 @@ fn converse(served: &Served, mut session: Session) {
         let _ = send(&mut writer, &Reply::Status { status: served.status() });
         return;
     }
+    let said = match request {
+        Request::Say { run, what } => Err(served.station.ledger().hear(run, what)),
+        Request::GoAhead { yes, by } => Err(served.station.go_ahead(yes, by)),
+        run => Ok(run),
+    };
+    let request = match said {
+        Ok(request) => request,
+        Err(reply) => {
+            let _ = send(&mut writer, &reply);
+            return;
+        }
+    };
     // A client that reads slowly, or is stopped, must not hold up a run: a thread of its own writes to it.
     let (replies, queue) = mpsc::channel::<Reply>();
     let writing = thread::spawn(move || {
@@ -299,15 +313,22 @@ fn converse(served: &Served, mut session: Session) {
         }
     });
     let stop = StopWish::default();
-    let (answer, answers) = mpsc::channel::<bool>();
-    listen(session, stop.clone(), answer);
+    let (answer, answers) = mpsc::channel::<Said>();
+    let person = Person { name: asking_person(&request), account: asking_person(&request) };
+    listen(session, stop.clone(), answer.clone(), person);
     let show = showing(replies);
     let asking = Arc::clone(&show);
     let answers = Mutex::new(answers);
+    let (pending, answer) = (served.station.pending(), Mutex::new(answer));
     let ask: Ask = Arc::new(move |question| {
+        let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let put = |what| *pending.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        put(Some(Pending { text: question.to_owned(), answer }));
         asking(&Reply::Ask { question: question.to_owned() });
         let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.recv_timeout(ANSWER_PATIENCE).unwrap_or(false)
+        let said = answers.recv_timeout(ANSWER_PATIENCE).ok();
+        put(None);
+        said
     });
     let asked = station::asks(&request).then_some(ask);
     let outcome = served.station.carry_out(request, Onlooker::new(Arc::clone(&show), asked, stop));
@@ -327,14 +348,22 @@ fn showing(replies: Sender<Reply>) -> Show {
     })
 }
 
+/// Who is at the command.
+fn asking_person(request: &Request) -> String {
+    match request {
+        Request::Deploy { by, .. } | Request::Rollback { by, .. } | Request::Resume { by } => by.clone(),
+        Request::Say { .. } | Request::GoAhead { .. } | Request::Status => String::new(),
+    }
+}
+
 /// Hears what the client says after its request.
-fn listen(mut session: Session, stop: StopWish, answer: Sender<bool>) {
+fn listen(mut session: Session, stop: StopWish, answer: Sender<Said>, person: Person) {
     thread::spawn(move || {
         while let Some(value) = session.next_word() {
             match serde_json::from_value::<Word>(value) {
                 Ok(Word::Stop { why }) => stop.ask(&why),
                 Ok(Word::Answer { yes }) => {
-                    let _ = answer.send(yes);
+                    let _ = answer.send(Said { yes, by: person.clone() });
                 }
                 Err(_) => {}
             }

@@ -6,6 +6,7 @@
 mod duration;
 mod form;
 mod mistake;
+mod people;
 mod read;
 mod secret;
 mod sections;
@@ -25,8 +26,8 @@ pub(crate) use duration::show as show_duration;
 pub(crate) use mistake::ConfigError;
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
 pub(crate) use sections::{
-    App, Backup, Build, Commands, Database, Front, Log, LogSource, Migrations, Notify, Occasion, Rehearsal,
-    Service, ServiceKind, Smtp, Source, Watch, Window, Worker, WorkerKind,
+    App, Backup, Build, Commands, Dashboard, Database, Front, Log, LogSource, Migrations, Notify, Occasion,
+    People, Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, Window, Worker, WorkerKind,
 };
 pub(crate) use url::{DatabaseUrl, Destination, Listen, PublicUrl};
 
@@ -70,6 +71,11 @@ pub(crate) struct Config {
     pub(crate) smtp: Smtp,
     /// `[contacts]`: role to name, phone, hours.
     pub(crate) contacts: BTreeMap<String, String>,
+    /// `[people]`
+    pub(crate) people: People,
+    /// `[dashboard]`; `None` when no pages are served.
+    #[allow(dead_code, reason = "the pages come next")]
+    pub(crate) dashboard: Option<Dashboard>,
 }
 
 impl Config {

@@ -12,8 +12,8 @@ use super::secret::Secret;
 use super::table::{At, Table};
 use super::url::{self, DatabaseUrl, Destination, PublicUrl};
 use super::{
-    App, Backup, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, duration, service,
-    smoke, team,
+    App, Backup, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, duration, people,
+    service, smoke, team,
 };
 
 /// Reads the whole file. `replaced` says that bytes which are no text were replaced in it.
@@ -53,6 +53,8 @@ fn sections(path: &Path, file: &Table<'_>) -> Option<Config> {
     let notify = team::notify(file);
     let smtp = team::smtp(file.table("smtp").as_ref());
     let contacts = plain(file.names("contacts"));
+    let people = people::people(file.table("people").as_ref());
+    let dashboard = file.table("dashboard").and_then(|t| people::dashboard(&t));
     Some(Config {
         file: path.to_owned(),
         app: app?,
@@ -71,6 +73,8 @@ fn sections(path: &Path, file: &Table<'_>) -> Option<Config> {
         notify,
         smtp,
         contacts,
+        people,
+        dashboard,
     })
 }
 

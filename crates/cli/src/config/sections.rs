@@ -264,3 +264,36 @@ pub(crate) struct Smtp {
     /// Default: 25.
     pub(crate) port: u16,
 }
+
+/// `[people]`: what people have to say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct People {
+    /// Questions that must be answered: those of `pre.` before production is touched, the others before the verifier
+    /// signs. Default: none.
+    pub(crate) required: Vec<String>,
+    /// Whether the one who deployed may also sign as verifier. Default: false.
+    pub(crate) same_person: bool,
+}
+
+/// `[dashboard]`: the pages, and who may see them.
+#[allow(dead_code, reason = "the pages come next")]
+#[derive(Clone, Debug)]
+pub(crate) struct Dashboard {
+    /// Where they are served, on the loopback.
+    pub(crate) listen: SocketAddr,
+    /// `[dashboard.people.NAME]`: who may log in with a token.
+    pub(crate) people: BTreeMap<String, Visitor>,
+    /// The header in which a reverse proxy names whoever it has let in. Default: none.
+    pub(crate) header: Option<String>,
+    /// What the proxy sends in `x-plimsoll-proxy`, so that nobody else on the machine can name themselves.
+    pub(crate) header_secret: Option<Secret>,
+}
+
+/// Somebody who may see the pages.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Visitor {
+    /// What they log in with; `None` for those whom the proxy names.
+    pub(crate) token: Option<Secret>,
+    /// Whether they may answer and sign. Default: `viewer`, who may not.
+    pub(crate) operator: bool,
+}

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
+use super::evidence::utc;
 use super::{Report, StepState};
 use crate::check::{Check, Verdict};
 use crate::checklist::{ITEMS, Phase, Who};
 use crate::notify::{Delivery, Told};
 use crate::plan::Step;
-use crate::record::{Ending, Entry, Event, Kind};
+use crate::record::{Ending, Entry, Event, Kind, Role};
 
 /// The paper promises a rollback within five minutes.
 const ROLLBACK_LIMIT_MS: u64 = 300_000;
@@ -67,6 +68,8 @@ impl Report {
             let (checks, rest) = seen.into_iter().partition::<Vec<_>, _>(|o| o.check.id == item.id);
             seen = rest;
             let (answer, reason) = match (checks.is_empty(), self.not_needed(item.id), item.who) {
+                // The run is closed by the second signature.
+                (false, ..) if item.id == "after.sign" && checks.len() < 2 => (Answer::Open, None),
                 (false, ..) => (Answer::Answered, None),
                 (_, Some(reason), _) => (Answer::NotNeeded, Some(reason.to_owned())),
                 (.., Who::Ask) => (Answer::Open, None),
@@ -226,6 +229,26 @@ pub(super) fn observed(entries: &[Entry]) -> Vec<Observed> {
                 let check = message(told, back);
                 let id = check.evidence.get("message");
                 seen.retain(|o| id.is_none() || o.check.evidence.get("message") != id);
+                seen.push(Observed { check, step: None, at: entry.at.clone() });
+            }
+            Event::Answered { answer } => {
+                let mut check = Check::pass(&answer.item, format!("{} answered", answer.by))
+                    .with("answer", answer.text.clone())
+                    .with("by", format!("{} ({})", answer.by, answer.account));
+                if let Some(run) = answer.run {
+                    check = check.with("given_in_run", run);
+                }
+                seen.push(Observed { check, step: None, at: entry.at.clone() });
+            }
+            Event::Signed { signature } => {
+                let words = match signature.role {
+                    Role::Deployer => "Deployed by",
+                    Role::Verifier => "Verified by",
+                };
+                let check = Check::pass("after.sign", format!("{words}: {}", signature.name))
+                    .with("signed_at", utc(&entry.at))
+                    .with("account", signature.account.clone())
+                    .with("note", signature.note.clone().unwrap_or_default());
                 seen.push(Observed { check, step: None, at: entry.at.clone() });
             }
             _ => {}

@@ -55,6 +55,12 @@ const LABELS: &[(&str, &str, &str)] = &[
     ("verify.errors", "rate", "Error rate"),
     ("verify.speed", "p50_ms", "Half of the answers within"),
     ("verify.speed", "p99_ms", "99 of 100 answers within"),
+    ("after.sign", "signed_at", "Signed"),
+    ("after.sign", "account", "Account"),
+    ("after.sign", "note", "Issues and resolution"),
+    ("", "answer", "Answer"),
+    ("", "by", "By"),
+    ("", "given_in_run", "Given in run"),
     ("", "release", "Release"),
     ("", "sha256", "SHA-256"),
     ("", "pid", "Process id"),
@@ -244,7 +250,8 @@ fn number_text(name: &str, number: &serde_json::Number) -> String {
         return format!("{:.2} %", float * 100.0);
     }
     // Numbers that name something are not counts.
-    let names = ["pid", "port", "status", "version", "versions", "expected", "got", "applied", "run"];
+    let names =
+        ["pid", "port", "status", "version", "versions", "expected", "got", "applied", "run", "given_in_run"];
     match number.as_u64() {
         Some(count) if !names.contains(&name) => thousands(count),
         _ => number.to_string(),

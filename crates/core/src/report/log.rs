@@ -135,6 +135,14 @@ fn event(event: &Event) -> String {
         Event::SpotChecked { check: seen, .. } => format!("spot check: {}", check(seen)),
         Event::Locked { why } => format!("LOCKED: {}", one_line(why)),
         Event::TakenBack { run, why } => format!("ROLLED BACK by run {run}: {}", one_line(why)),
+        Event::Answered { answer } => {
+            let run = answer.run.map_or_else(String::new, |run| format!(", in run {run}"));
+            format!("answered by {} ({}){run}: [{}] {}", answer.by, answer.account, answer.item, answer.text)
+        }
+        Event::Signed { signature } => {
+            let note = signature.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
+            format!("SIGNED as {} by {} ({}){note}", signature.role.word(), signature.name, signature.account)
+        }
         Event::Ended { ending, exit, message, hold_ms, ms } => format!(
             "ended: {}, exit {exit}, after {}, users waited {}: {message}",
             ending.word(),

@@ -87,6 +87,8 @@ pub struct Report {
     pub rehearsal: Option<Rehearsal>,
     /// The name of the plain log beside the report.
     pub log: String,
+    /// The version of the program that carried the run out.
+    pub tool: String,
 }
 
 /// What stopped the run or its undo.
@@ -155,6 +157,7 @@ impl Report {
             acknowledged: state.acknowledged.clone(),
             rehearsal: state.rehearsal.clone(),
             log: log_name(entries),
+            tool: order.map_or_else(String::new, |o| o.tool.clone()),
         };
         report.fill(observed(entries), order.is_none_or(|o| o.watch));
         report
@@ -170,6 +173,19 @@ impl Report {
     pub fn item(&self, id: &str) -> Option<&ItemReport> {
         self.items.iter().find(|item| item.id == id)
     }
+}
+
+/// The files beside a run's journal, with their texts: all that they say stands in the journal.
+#[must_use]
+pub fn files(entries: &[Entry]) -> Vec<(String, String)> {
+    let report = Report::of(entries);
+    let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+    vec![
+        ("report.md".to_owned(), markdown(&report)),
+        ("report.html".to_owned(), html(&report)),
+        ("report.json".to_owned(), json),
+        (log_name(entries), log(entries)),
+    ]
 }
 
 /// The first failure; those of later steps stand with their steps.
