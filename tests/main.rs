@@ -13,6 +13,7 @@ mod full_disk;
 mod imports;
 mod install;
 mod interrupted;
+mod maintenance;
 mod managed;
 mod migrate;
 mod people;

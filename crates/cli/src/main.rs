@@ -14,6 +14,7 @@ mod readiness;
 mod rehearsing;
 mod station;
 mod ui;
+mod window;
 mod wire;
 mod wiring;
 

@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::follow;
 use crate::ledger::Ledger;
 use crate::people::Person;
+use crate::window::AgreedClock;
 use crate::wire::{Reply, Request};
 use crate::wiring;
 
@@ -425,7 +426,7 @@ impl Station {
             notifier: &mut Silent,
             journal,
             audience: onlooker,
-            clock: self.clock.as_ref(),
+            clock: &AgreedClock::of(&self.config),
         };
         Ok(act(ports, self.limits()))
     }

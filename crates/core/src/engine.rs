@@ -5,7 +5,9 @@
 
 use crate::check::{Check, Verdict};
 use crate::notify::Occasion;
-use crate::plan::{Decision, Limits, Refusal, Rehearsal, Release, ReleaseId, Step, Strategy, decide};
+use crate::plan::{
+    Agreed, Decision, Limits, Refusal, Rehearsal, Release, ReleaseId, Step, Strategy, decide_within, words,
+};
 use crate::ports::{Failure, FailureKind, Moment, Ports};
 use crate::record::{Ending, Entry, Event, Kind, Order, State, exit, exit_code};
 
@@ -128,7 +130,13 @@ impl<'a> Engine<'a> {
         let rehearsal = self.prepare()?;
         let release = self.release()?;
         self.record(Event::Rehearsed { rehearsal: rehearsal.clone() })?;
-        let decision = decide(&rehearsal, self.limits).map_err(|refusal| refused(&refusal))?;
+        let window = self.ports.clock.agreed();
+        let decision =
+            decide_within(&rehearsal, self.limits, &window).map_err(|refusal| refused(&refusal))?;
+        if let (Strategy::Maintenance, Agreed::Open { left_ms, .. }) = (decision.strategy, window) {
+            // What was agreed is the budget.
+            self.limits.hold_budget_ms = left_ms;
+        }
         self.record(Event::Planned { decision: decision.clone() })?;
         self.tell(Occasion::Planned);
         if !self.ports.audience.go_ahead(&release, &rehearsal, &decision) {
@@ -222,7 +230,7 @@ impl<'a> Engine<'a> {
         let to = &release.id;
         let forward_until = self.forward_until();
         match step {
-            Step::Hold => self.hold(),
+            Step::Hold => self.hold(decision),
             Step::StopWorkers => {
                 self.guarded(step, |engine| engine.ports.service.stop_workers(Some(forward_until)))
             }
@@ -242,7 +250,7 @@ impl<'a> Engine<'a> {
             }
             Step::Switch => self.guarded(step, |engine| engine.ports.source.switch(Some(to))),
             Step::Start => {
-                let limit = (decision.strategy == Strategy::Hold).then_some(forward_until);
+                let limit = decision.strategy.shuts_the_door().then_some(forward_until);
                 self.guarded(step, |engine| engine.ports.service.start(to, limit))?;
                 if decision.strategy == Strategy::Restart {
                     self.gap_closed();
@@ -250,7 +258,7 @@ impl<'a> Engine<'a> {
                 Ok(())
             }
             Step::Prove => {
-                let limit = (decision.strategy == Strategy::Hold).then_some(forward_until);
+                let limit = decision.strategy.shuts_the_door().then_some(forward_until);
                 self.guarded(step, |engine| {
                     let mut checks = engine.ports.probe.prove(to, decision.strategy, limit)?;
                     checks.extend(engine.ports.database.verify(release)?);
@@ -261,7 +269,7 @@ impl<'a> Engine<'a> {
             Step::Open => {
                 // From here on nobody may call it a hold: requests that waited run now.
                 let result = self.guarded(step, |engine| engine.ports.gate.open(to));
-                if decision.strategy == Strategy::Hold {
+                if decision.strategy.shuts_the_door() {
                     self.gap_closed();
                 }
                 result
@@ -275,14 +283,17 @@ impl<'a> Engine<'a> {
     }
 
     /// Shuts the door. The deadline is journaled before it is in force, so that whoever takes over knows it.
-    fn hold(&mut self) -> Result<(), Failure> {
+    fn hold(&mut self, decision: &Decision) -> Result<(), Failure> {
         let now = self.ports.clock.now();
         let until = now.plus_ms(self.limits.hold_budget_ms);
         let boot = self.ports.clock.boot_id();
         self.guarded(Step::Hold, |engine| {
             engine.record(Event::Held { until, boot })?;
             engine.gap = Some(now);
-            engine.ports.gate.hold(until)
+            match decision.strategy {
+                Strategy::Maintenance => engine.ports.gate.maintain(until, decision.predicted_hold_ms),
+                _ => engine.ports.gate.hold(until),
+            }
         })
     }
 
@@ -354,7 +365,10 @@ impl<'a> Engine<'a> {
                     self.limits.hold_budget_ms,
                     step.title()
                 ),
-                "raise [front].hold_budget, or make the migration or the start of the app faster",
+                match self.state.strategy() {
+                    Some(Strategy::Maintenance) => "agree on a longer [window], or split the migration",
+                    _ => "raise [front].hold_budget, or make the migration or the start of the app faster",
+                },
             ));
         }
         Ok(())
@@ -528,6 +542,8 @@ impl<'a> Engine<'a> {
         let from = self.order.from.as_ref();
         let gap = if self.gap_ms == 0 {
             String::new()
+        } else if self.state.strategy() == Some(Strategy::Maintenance) {
+            format!(" Users met the maintenance page for {}.", words(self.gap_ms))
         } else if self.limits.front {
             format!(" Requests waited up to {} ms.", self.gap_ms)
         } else {
@@ -654,7 +670,35 @@ fn refused(refusal: &Refusal) -> Failure {
             why: format!(
                 "predicted {predicted_ms} ms with an undo, [front].hold_budget allows {budget_ms} ms"
             ),
-            next: "raise [front].hold_budget if users may wait that long, or split the migration".into(),
+            next:
+                "raise [front].hold_budget if users may wait that long, split the migration, or agree on a \
+                   [window]: in it a maintenance page is shown instead"
+                    .into(),
         },
+        Refusal::NotNow { predicted_ms, budget_ms, window } => {
+            let over = format!(
+                "predicted {} with an undo, [front].hold_budget allows {}",
+                words(*predicted_ms),
+                words(*budget_ms)
+            );
+            let (why, next) = match window {
+                Agreed::Open { left_ms, until } => (
+                    format!(
+                        "{over}; the [window] is open until {until}, for {} yet, which is too short",
+                        words(*left_ms)
+                    ),
+                    "deploy again at the beginning of the window, agree on a longer one, or split the migration"
+                        .into(),
+                ),
+                Agreed::Closed { opens } => (
+                    format!("{over}; a maintenance page may be shown in the [window] only, which is closed"),
+                    format!("deploy again when the window opens, {opens}; or split the migration"),
+                ),
+                Agreed::Nothing => (over, "agree on a [window]".into()),
+            };
+            let what =
+                "users would have to wait longer than they can, and it is not the time for maintenance";
+            Failure { kind: FailureKind::Blocked, what: what.into(), why, next }
+        }
     }
 }

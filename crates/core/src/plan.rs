@@ -64,6 +64,8 @@ pub enum Strategy {
     Overlap,
     /// Requests wait at the shut door while the release behind it is changed.
     Hold,
+    /// As a hold, but longer than requests can wait: users read a maintenance page, within an agreed window.
+    Maintenance,
     /// No front door: the app is stopped, changed and started; users see the gap.
     Restart,
 }
@@ -75,8 +77,15 @@ impl Strategy {
         match self {
             Strategy::Overlap => "overlap",
             Strategy::Hold => "hold",
+            Strategy::Maintenance => "maintenance",
             Strategy::Restart => "restart",
         }
+    }
+
+    /// Whether the release is changed behind a shut door, under one deadline.
+    #[must_use]
+    pub fn shuts_the_door(self) -> bool {
+        matches!(self, Strategy::Hold | Strategy::Maintenance)
     }
 
     /// The steps from the prepared release to the end, in order.
@@ -88,7 +97,7 @@ impl Strategy {
         };
         match self {
             Strategy::Overlap => &[Start, Prove, Commit, Switch, Open, Retire, Watch],
-            Strategy::Hold => &[
+            Strategy::Hold | Strategy::Maintenance => &[
                 Hold,
                 StopWorkers,
                 Stop,
@@ -346,6 +355,26 @@ pub struct Limits {
     pub restart_ms: u64,
 }
 
+/// What was agreed about the times at which users may meet a maintenance page, as it is now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Agreed {
+    /// Nothing: there is no `[window]`.
+    #[default]
+    Nothing,
+    /// The window is open.
+    Open {
+        /// For so long yet, milliseconds.
+        left_ms: u64,
+        /// Its end, for people.
+        until: String,
+    },
+    /// The window is closed.
+    Closed {
+        /// When it opens next, for people.
+        opens: String,
+    },
+}
+
 /// Why no strategy fits. Production is untouched.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
@@ -357,6 +386,15 @@ pub enum Refusal {
         predicted_ms: u64,
         /// What `[front].hold_budget` allows.
         budget_ms: u64,
+    },
+    /// The hold would be longer than the budget, and a maintenance page has no place in the window now.
+    NotNow {
+        /// What the rehearsal predicts, an undo included, milliseconds.
+        predicted_ms: u64,
+        /// What `[front].hold_budget` allows, milliseconds.
+        budget_ms: u64,
+        /// What the window says.
+        window: Agreed,
     },
 }
 
@@ -405,8 +443,38 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
     Ok(Decision { strategy: Strategy::Hold, reasons, predicted_hold_ms: predicted_ms })
 }
 
+/// The same, with what was agreed about maintenance: a hold over the budget becomes a maintenance page in the window,
+/// when that is open for long enough.
+///
+/// # Errors
+/// A [`Refusal`] when production must not be touched as things are.
+pub fn decide_within(rehearsal: &Rehearsal, limits: Limits, window: &Agreed) -> Result<Decision, Refusal> {
+    let (predicted_ms, budget_ms) = match decide(rehearsal, limits) {
+        Err(Refusal::TooLong { predicted_ms, budget_ms }) => (predicted_ms, budget_ms),
+        decided => return decided,
+    };
+    let not_now = || Refusal::NotNow { predicted_ms, budget_ms, window: window.clone() };
+    match window {
+        Agreed::Nothing => Err(Refusal::TooLong { predicted_ms, budget_ms }),
+        Agreed::Open { left_ms, until } if *left_ms >= predicted_ms => {
+            let reasons = vec![
+                format!("the migrations took {} on a copy of the database", words(rehearsal.migrate_ms)),
+                format!(
+                    "users would wait {} with an undo, and the budget is {}",
+                    words(predicted_ms),
+                    words(budget_ms)
+                ),
+                format!("the agreed window is open until {until}: they read a maintenance page instead"),
+            ];
+            let shut_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
+            Ok(Decision { strategy: Strategy::Maintenance, reasons, predicted_hold_ms: shut_ms })
+        }
+        Agreed::Open { .. } | Agreed::Closed { .. } => Err(not_now()),
+    }
+}
+
 /// A time as people read it.
-fn words(ms: u64) -> String {
+pub(crate) fn words(ms: u64) -> String {
     if ms < 1_000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1_000, ms % 1_000 / 100) }
 }
 
@@ -528,6 +596,27 @@ mod tests {
         let rehearsal = Rehearsal { migrate_ms: 6_000, ..pending() };
         let refusal = decide(&rehearsal, limits()).unwrap_err();
         assert_eq!(refusal, Refusal::TooLong { predicted_ms: 14_000, budget_ms: 10_000 });
+    }
+
+    #[test]
+    fn a_hold_over_the_budget_is_maintenance_in_the_open_window_and_nowhere_else() {
+        let rehearsal = Rehearsal { migrate_ms: 6_000, ..pending() };
+        let open = |left_ms| Agreed::Open { left_ms, until: "Tue 05:00".into() };
+        let decision = decide_within(&rehearsal, limits(), &open(14_000)).unwrap();
+        assert_eq!((decision.strategy, decision.predicted_hold_ms), (Strategy::Maintenance, 13_000));
+        assert!(decision.reasons.iter().any(|reason| reason.contains("until Tue 05:00")), "{decision:?}");
+        let too_long = Refusal::TooLong { predicted_ms: 14_000, budget_ms: 10_000 };
+        assert_eq!(decide_within(&rehearsal, limits(), &Agreed::Nothing), Err(too_long));
+        for window in [open(13_999), Agreed::Closed { opens: "Mon 02:00".into() }] {
+            let not_now = Refusal::NotNow { predicted_ms: 14_000, budget_ms: 10_000, window: window.clone() };
+            assert_eq!(decide_within(&rehearsal, limits(), &window), Err(not_now));
+        }
+    }
+
+    #[test]
+    fn what_fits_into_the_budget_needs_no_window() {
+        let closed = Agreed::Closed { opens: "Mon 02:00".into() };
+        assert_eq!(decide_within(&pending(), limits(), &closed), decide(&pending(), limits()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
 use crate::notify::{Occasion, Told};
-use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Strategy};
+use crate::plan::{Agreed, Decision, Rehearsal, Release, ReleaseId, Strategy};
 use crate::record::{Answered, Entry, Event, Kind, State};
 
 /// Why a step could not be done. Always says what failed, why, and what a person types next; the engine adds
@@ -95,6 +95,10 @@ pub trait Clock {
     fn now(&self) -> Moment;
     /// The kernel's id of this boot; a [`Moment`] means nothing after another one.
     fn boot_id(&self) -> String;
+    /// What was agreed about maintenance, judged against the wall clock now.
+    fn agreed(&self) -> Agreed {
+        Agreed::Nothing
+    }
 }
 
 /// Where the events of a run are kept.
@@ -264,6 +268,12 @@ pub trait Gate {
     /// # Errors
     /// The door is as it was.
     fn hold(&mut self, until: Moment) -> Result<Vec<Check>, Failure>;
+    /// From now on users read a maintenance page that asks them to come back after about `about_ms`; drains what is
+    /// running.
+    ///
+    /// # Errors
+    /// The door is as it was.
+    fn maintain(&mut self, until: Moment, about_ms: u64) -> Result<Vec<Check>, Failure>;
     /// Lets users in to the release; those that waited first. The door may be open to another release already.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use plimsoll_core::check::Check;
 use plimsoll_core::engine::{Engine, Outcome};
 use plimsoll_core::notify::{Delivery, Occasion, Told, Way};
-use plimsoll_core::plan::{Decision, Limits, Pending, Rehearsal, Release, ReleaseId, Step, Strategy};
+use plimsoll_core::plan::{Agreed, Decision, Limits, Pending, Rehearsal, Release, ReleaseId, Step, Strategy};
 use plimsoll_core::ports::{
     Audience, Clock, Database, Failure, FailureKind, Gate, Journal, Moment, News, Notifier, Ports, Probe,
     Restored, Service, Source,
@@ -54,6 +54,8 @@ struct World {
     harmed: Cell<bool>,
     go_ahead: bool,
     front: bool,
+    /// A hold has next to no budget, and the window is open.
+    window: bool,
 }
 
 fn old() -> ReleaseId {
@@ -95,7 +97,13 @@ impl World {
             harmed: Cell::default(),
             go_ahead: true,
             front: true,
+            window: false,
         }
+    }
+
+    /// One in which this strategy is chosen.
+    fn of(strategy: Strategy) -> World {
+        World { window: strategy == Strategy::Maintenance, ..World::new(strategy.shuts_the_door()) }
     }
 
     /// Users order whenever the door is open; each order they are told about must stay.
@@ -127,7 +135,8 @@ impl World {
     }
 
     fn limits(&self) -> Limits {
-        Limits { front: true, side_by_side: true, hold_budget_ms: 10_000, restart_ms: 500 }
+        let hold_budget_ms = if self.window { 100 } else { 10_000 };
+        Limits { front: true, side_by_side: true, hold_budget_ms, restart_ms: 500 }
     }
 
     fn order(&self) -> Order {
@@ -321,6 +330,11 @@ impl Gate for View<'_> {
         self.0.act(Step::Hold)?;
         Ok(Vec::new())
     }
+    fn maintain(&mut self, _: Moment, _: u64) -> Result<Vec<Check>, Failure> {
+        self.0.truth.borrow_mut().door = Door::Shut;
+        self.0.act(Step::Hold)?;
+        Ok(Vec::new())
+    }
     fn open(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure> {
         if self.0.front {
             self.0.truth.borrow_mut().door = Door::Open(release.clone());
@@ -397,6 +411,12 @@ impl Clock for World {
     fn boot_id(&self) -> String {
         "boot".into()
     }
+    fn agreed(&self) -> Agreed {
+        match self.window {
+            true => Agreed::Open { left_ms: 10_000, until: "05:00".into() },
+            false => Agreed::Nothing,
+        }
+    }
 }
 
 /// A crash panics with [`Crash`]; anything else is a failed assertion.
@@ -408,7 +428,7 @@ fn crashing<T>(run: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-const SERVED: [Strategy; 2] = [Strategy::Overlap, Strategy::Hold];
+const SERVED: [Strategy; 3] = [Strategy::Overlap, Strategy::Hold, Strategy::Maintenance];
 
 fn silent_crashes() {
     let default = std::panic::take_hook();
@@ -422,9 +442,10 @@ fn silent_crashes() {
 #[test]
 fn a_good_release_ends_live() {
     for strategy in SERVED {
-        let world = World::new(strategy == Strategy::Hold);
+        let world = World::of(strategy);
         let outcome = world.run(world.limits());
         assert_eq!((outcome.ending, outcome.exit), (Some(Ending::Live), 0), "{outcome:?}");
+        assert_eq!(world.state().strategy(), Some(strategy));
         world.settled(Ending::Live, "good");
         assert_eq!(world.state().done.last(), Some(&Step::Watch));
     }
@@ -448,7 +469,7 @@ fn a_step_that_fails_before_the_commit_point_undoes_everything() {
         let all: Vec<Step> = Step::PREPARATION.iter().chain(strategy.steps()).copied().collect();
         let commit = all.iter().position(|s| *s == Step::Commit).unwrap();
         for step in &all[..commit] {
-            let world = World::new(strategy == Strategy::Hold);
+            let world = World::of(strategy);
             world.fail_at.set(Some(*step));
             let outcome = world.run(world.limits());
             let touched = !Step::PREPARATION.contains(step);
@@ -465,7 +486,7 @@ fn a_step_that_fails_after_the_commit_point_leaves_it_live_with_exit_5() {
     for strategy in SERVED {
         let at = strategy.steps().iter().position(|s| *s == Step::Commit).unwrap();
         for step in &strategy.steps()[at + 1..] {
-            let world = World::new(strategy == Strategy::Hold);
+            let world = World::of(strategy);
             world.fail_at.set(Some(if *step == Step::Retire { Step::Stop } else { *step }));
             let outcome = world.run(world.limits());
             assert_eq!((outcome.ending, outcome.exit), (Some(Ending::Live), 5), "{step:?}: {outcome:?}");
@@ -482,7 +503,7 @@ fn a_crash_after_every_event_is_undone_or_finished_by_the_next_owner() {
             let mut events = 0;
             loop {
                 events += 1;
-                let world = World::new(strategy == Strategy::Hold);
+                let world = World::of(strategy);
                 world.fail_at.set(failing);
                 world.crash_after.set(Some(events));
                 if crashing(|| world.run(world.limits())).is_some() {
@@ -540,7 +561,7 @@ fn a_second_crash_in_the_middle_of_the_undo_is_undone_again() {
 fn a_request_to_stop_is_heard_until_the_commit_point() {
     for strategy in SERVED {
         for events in 1..60 {
-            let world = World::new(strategy == Strategy::Hold);
+            let world = World::of(strategy);
             world.stop_at.set(Some(events));
             let outcome = world.run(world.limits());
             let ending = outcome.ending.unwrap();
@@ -562,6 +583,28 @@ fn a_hold_that_runs_out_of_time_is_undone() {
         world.settled(Ending::Undone, &format!("slow {step:?}"));
         assert!(outcome.failure.unwrap().what.contains("hold took too long"), "{step:?}");
     }
+}
+
+#[test]
+fn maintenance_has_the_rest_of_the_window_and_is_undone_at_its_end() {
+    for step in [Step::Stop, Step::Migrate, Step::Start] {
+        let world = World::of(Strategy::Maintenance);
+        world.slow_at.set(Some(step));
+        let outcome = world.run(world.limits());
+        assert_eq!(outcome.ending, Some(Ending::Undone), "{step:?}: {outcome:?}");
+        world.settled(Ending::Undone, &format!("slow {step:?}"));
+        assert!(outcome.failure.unwrap().next.contains("[window]"), "{step:?}");
+    }
+}
+
+#[test]
+fn a_hold_over_the_budget_is_blocked_with_what_to_do_about_it() {
+    let world = World::new(true);
+    let limits = Limits { hold_budget_ms: 100, ..world.limits() };
+    let outcome = world.run(limits);
+    assert_eq!((outcome.ending, outcome.exit), (Some(Ending::Unchanged), 3), "{outcome:?}");
+    assert!(outcome.failure.unwrap().next.contains("[window]"));
+    world.settled(Ending::Unchanged, "no window");
 }
 
 #[test]

@@ -53,24 +53,41 @@ impl Door {
     }
 }
 
-impl Gate for Door {
-    fn hold(&mut self, until: Moment) -> Result<Vec<Check>, Failure> {
+impl Door {
+    /// Closes the gate in one way or another, then drains what runs.
+    fn close(
+        &mut self,
+        name: &str,
+        until: Moment,
+        close: impl FnOnce(&FrontDoor, Duration),
+    ) -> Result<Vec<Check>, Failure> {
         (self.held_mark)(true)?;
         self.before = Some(self.front.traffic());
         let left = Duration::from_millis(until.since_ms(self.clock.now()));
-        self.front.gate().hold(Instant::now() + left);
+        close(&self.front, left);
         let Some(target) = self.front.target() else {
             let none = Check::skipped("deploy.stop", "Requests drained", "no release runs behind the door");
             return Ok(vec![none]);
         };
         let in_flight = target.in_flight();
         let drained = target.drain(self.drain.min(left));
-        let check = Check::pass("deploy.stop", "Requests held at the door")
+        let check = Check::pass("deploy.stop", name)
             .with("in_flight", in_flight as u64)
             .with("drained_ms", Door::ms(drained.waited))
             .with("ended", drained.ended as u64)
             .with("hold_budget_ms", Door::ms(left));
         Ok(vec![check])
+    }
+}
+
+impl Gate for Door {
+    fn hold(&mut self, until: Moment) -> Result<Vec<Check>, Failure> {
+        self.close("Requests held at the door", until, |front, left| front.gate().hold(Instant::now() + left))
+    }
+
+    fn maintain(&mut self, until: Moment, about_ms: u64) -> Result<Vec<Check>, Failure> {
+        let page = Page::maintenance(&self.app, Duration::from_millis(about_ms));
+        self.close("Maintenance page shown", until, |front, _| front.gate().shut(page))
     }
 
     fn open(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure> {

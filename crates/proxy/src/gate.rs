@@ -567,7 +567,7 @@ mod tests {
     #[test]
     fn a_refused_upload_still_gets_its_answer() {
         let door = door(Options::default());
-        door.gate().shut(Page::maintenance("Grocery"));
+        door.gate().shut(Page::maintenance("Grocery", Duration::from_secs(60)));
         let mut stream = open(door.local_addr());
         send(&mut stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5000000\r\n\r\n");
         // Closing on unread data would reset the connection, and the answer with it.

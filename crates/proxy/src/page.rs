@@ -23,13 +23,20 @@ impl Page {
         Page::new("No release yet", &format!("{app} has not been deployed here yet."), 30)
     }
 
-    /// A change that was announced and takes longer than requests can wait.
-    pub fn maintenance(app: &str) -> Page {
-        Page::new(
+    /// A change that was announced and takes longer than requests can wait: about so long.
+    pub fn maintenance(app: &str, about: Duration) -> Page {
+        let page = Page::new(
             "Maintenance",
             &format!("{app} is being updated. Nothing is lost; please come back soon."),
-            60,
-        )
+            0,
+        );
+        // A prediction may be wrong either way, so nobody is sent away for long.
+        Page { retry_after: about.clamp(Duration::from_secs(5), Duration::from_secs(120)), ..page }
+    }
+
+    /// The app does not start. It is tried again and again.
+    pub fn down(app: &str) -> Page {
+        Page::new("Not available", &format!("{app} is not available at the moment. Please try again."), 30)
     }
 
     /// The door does not know whether it may open, so it stays shut.
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn html_only_for_those_who_read_it_and_names_are_escaped() {
-        let page = Page::maintenance("<Fruit & Veg>");
+        let page = Page::maintenance("<Fruit & Veg>", Duration::from_secs(60));
         let mut headers = HeaderMap::new();
         let plain = page.render(StatusCode::SERVICE_UNAVAILABLE, &headers);
         assert_eq!(plain.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");

@@ -199,7 +199,7 @@ impl Served {
                     );
                     self.set_trouble(vec![failure.to_string()]);
                     if let Some(front) = &self.front {
-                        front.gate().shut(Page::maintenance(&config.app.name));
+                        front.gate().shut(Page::down(&config.app.name));
                     }
                 }
             }

@@ -232,7 +232,7 @@ impl Backup {
     }
 }
 
-/// `[window]`: when a deployment may begin.
+/// `[window]`: when users may meet a maintenance page, because a change takes longer than requests can wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     /// On these days. Default: all.

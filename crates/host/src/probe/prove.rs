@@ -147,7 +147,7 @@ impl Probe for AppProbe {
         }
         // Beside the old release nobody can tell who opened it; then only what is open now counts.
         let opening = match (&self.settings.database, strategy) {
-            (Some(database), Strategy::Hold) => Opening::watch(database).ok(),
+            (Some(database), Strategy::Hold | Strategy::Maintenance) => Opening::watch(database).ok(),
             _ => None,
         };
         let target = Target {

@@ -2,13 +2,14 @@
 
 use std::fs;
 
-use plimsoll_core::plan::Smoke;
+use plimsoll_core::plan::{Agreed, Smoke};
 use plimsoll_host::sqlite::{Error as SqliteError, JournalMode, connection, schema};
 use rustix::fs::{Access, access};
 
 use super::{Finding, machine};
-use crate::config::{Config, DatabaseUrl, Destination, LogSource, Setting, Settings};
+use crate::config::{Config, DatabaseUrl, Destination, LogSource, Setting, Settings, Window};
 use crate::ui::size_words;
+use crate::window;
 
 /// A larger database is not read through here; every backup of it is.
 const QUICKLY_READ: u64 = 1 << 30;
@@ -149,7 +150,19 @@ pub(super) fn meaning(config: &Config) -> Vec<Finding> {
     for (section, settings) in [("[service]", &config.service.env), ("[rehearsal]", &config.rehearsal.env)] {
         findings.extend(plain_secrets(section, settings));
     }
+    findings.extend(config.window.as_ref().map(agreed));
     findings
+}
+
+/// A window that was meant otherwise is found out here, and not on the night itself.
+fn agreed(window: &Window) -> Finding {
+    let name = format!("[window] {}", window::shown(window));
+    let note = match window::at(window, jiff::Timestamp::now()) {
+        Agreed::Open { until, .. } => format!("open until {until}"),
+        Agreed::Closed { opens } => format!("closed; it opens {opens}"),
+        Agreed::Nothing => String::new(),
+    };
+    Finding::pass(name, note)
 }
 
 fn sends_a_body(test: &Smoke) -> bool {

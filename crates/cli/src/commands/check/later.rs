@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::civil::Weekday;
 use plimsoll_host::sqlite::connection;
 
 use super::Finding;
-use crate::config::{Config, Notify, Occasion, Window, show_duration};
+use crate::config::{Config, Notify, Occasion, show_duration};
 
 const HINT: &str = "it is read and checked, and a later version will act on it";
 
@@ -15,9 +14,6 @@ const HINT: &str = "it is read and checked, and a later version will act on it";
 pub(super) fn later(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut not_yet = |name: String, note: &str| findings.push(Finding::unknown(name, note, HINT));
-    if let Some(window) = &config.window {
-        not_yet(format!("[window] {}", shown(window)), "this version deploys at any time");
-    }
     for (name, group) in &config.notify {
         let smtp = format!("{}:{}", config.smtp.host, config.smtp.port);
         not_yet(format!("[notify.{name}] {}", told(group, &smtp)), "this version tells nobody");
@@ -40,25 +36,6 @@ pub(super) fn later(config: &Config) -> Vec<Finding> {
     }
     findings.extend(counts(config));
     findings
-}
-
-fn shown(window: &Window) -> String {
-    let days: Vec<&str> = window.days.iter().map(|day| word(*day)).collect();
-    let zone = window.zone.iana_name().unwrap_or("UTC");
-    let time = |time: jiff::civil::Time| time.strftime("%H:%M").to_string();
-    format!("{} {}-{} {zone}", days.join(" "), time(window.from), time(window.to))
-}
-
-fn word(day: Weekday) -> &'static str {
-    match day {
-        Weekday::Monday => "mon",
-        Weekday::Tuesday => "tue",
-        Weekday::Wednesday => "wed",
-        Weekday::Thursday => "thu",
-        Weekday::Friday => "fri",
-        Weekday::Saturday => "sat",
-        Weekday::Sunday => "sun",
-    }
 }
 
 fn told(group: &Notify, smtp: &str) -> String {
@@ -110,15 +87,11 @@ mod tests {
     fn what_has_no_effect_is_said_and_what_is_absent_is_not() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(found(folder.path(), ""), []);
-        let more = "[window]\ndays=['mon','tue']\nfrom='02:00'\nto='05:00'\nzone='Asia/Kolkata'\n[notify.team]\nmail=['a@b']\non=['done']\n[watch]\nspots=['1h']\n";
+        let more = "[notify.team]\nmail=['a@b']\non=['done']\n[watch]\nspots=['1h']\n";
         let names: Vec<String> = found(folder.path(), more).into_iter().map(|(name, _)| name).collect();
         assert_eq!(
             names,
-            [
-                "[window] mon tue 02:00-05:00 Asia/Kolkata",
-                "[notify.team] mail to a@b through 127.0.0.1:25, of done",
-                "[watch] spots after 1h"
-            ]
+            ["[notify.team] mail to a@b through 127.0.0.1:25, of done", "[watch] spots after 1h"]
         );
     }
 
