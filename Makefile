@@ -27,6 +27,7 @@ lint:
 bench:
 	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench
 	"$${CARGO_TARGET_DIR:-target}/release/bench"
+	$(CARGO) bench -p plimsoll-proxy --bench door
 
 # The same tests with their full number of rounds: kills, backups, flipped bits, deployments. Takes its time.
 soak:

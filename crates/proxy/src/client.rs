@@ -68,11 +68,30 @@ impl AsyncRead for Io {
         let stream = &self.client.stream;
         loop {
             ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buf) {
+            match read_some(stream, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(drop)),
+                result => return Poll::Ready(result),
             }
         }
+    }
+}
+
+/// Reads what is there. When that does not fill the buffer, no more is there: the readiness is taken back, which saves
+/// asking the kernel a second time after each request.
+fn read_some(stream: &TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+    let room = buf.remaining();
+    let mut result = Ok(0);
+    let emptied = stream.try_io(Interest::READABLE, || {
+        result = stream.try_read_buf(buf);
+        match result {
+            Ok(size) if size > 0 && size < room => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    });
+    match (result, emptied) {
+        // It was not ready after all, so nothing was tried.
+        (Ok(0), Err(error)) => Err(error),
+        (result, _) => result.map(drop),
     }
 }
 

@@ -182,10 +182,17 @@ impl Gate {
             }
             GateState::Open if !overtakes => Admission::Decided(self.claim(&state, false)),
             GateState::Held { .. } | GateState::Open => {
-                if state.parked.len() >= self.0.max_parked
+                if self.0.max_parked == 0 || bytes > self.0.max_parked_bytes {
+                    return Admission::Decided(Verdict::Refused(Page::crowded(&self.0.app)));
+                }
+                // The oldest makes room: it has waited longest, so its client is the next to give up.
+                let mut shed = BTreeMap::new();
+                while state.parked.len() >= self.0.max_parked
                     || state.parked_bytes + bytes > self.0.max_parked_bytes
                 {
-                    return Admission::Decided(Verdict::Refused(Page::crowded(&self.0.app)));
+                    let Some((arrival, oldest)) = state.parked.pop_first() else { break };
+                    state.parked_bytes -= oldest.bytes;
+                    shed.insert(arrival, oldest);
                 }
                 let (sender, verdict) = oneshot::channel();
                 let arrival = state.arrivals;
@@ -193,6 +200,8 @@ impl Gate {
                 state.parked_bytes += bytes;
                 state.parked.insert(arrival, Parked { verdict: sender, bytes });
                 self.0.traffic.parked();
+                drop(state);
+                refuse(shed, &Page::crowded(&self.0.app));
                 let waiting =
                     Waiting { gate: self.clone(), arrival, since: Instant::now(), decided: false, verdict };
                 Admission::Wait(waiting)
@@ -600,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_door_can_hold_are_refused() {
+    fn when_the_door_is_full_the_oldest_makes_room() {
         let app = App::saying("ok", Duration::ZERO);
         let door = door(Options { max_parked_requests: 3, max_parked_bytes: 1_000, ..Options::default() });
         door.set_target(Some(app.target("1")));
@@ -608,14 +617,46 @@ mod tests {
         thread::scope(|scope| {
             let big = format!("GET / HTTP/1.1\r\nhost: a\r\ncookie: {}\r\n\r\n", "c".repeat(2_000));
             assert_eq!(ask(door.local_addr(), &big).unwrap().status, 503);
-            for _ in 0..3 {
+            let oldest = scope.spawn(|| get(door.local_addr(), "/oldest").unwrap());
+            parked(&door, 1);
+            for _ in 0..2 {
                 scope.spawn(|| assert_eq!(get(door.local_addr(), "/").unwrap().status, 200));
             }
             parked(&door, 3);
-            assert_eq!(get(door.local_addr(), "/").unwrap().status, 503);
+            scope.spawn(|| assert_eq!(get(door.local_addr(), "/newest").unwrap().status, 200));
+            let shed = oldest.join().unwrap();
+            assert_eq!((shed.status, shed.header("retry-after")), (503, Some("5")));
+            parked(&door, 3);
             door.gate().open();
         });
-        assert_eq!(app.count(), 3);
+        let asked = app.asked.lock().unwrap();
+        assert_eq!(asked.len(), 3);
+        assert!(asked.iter().all(|asked| asked.path() != "/oldest"), "a request that was refused has run");
+    }
+
+    #[test]
+    fn the_oldest_make_room_when_the_bytes_do_not_suffice() {
+        let app = App::saying("ok", Duration::ZERO);
+        let door = door(Options { max_parked_bytes: 3_000, ..Options::default() });
+        door.set_target(Some(app.target("1")));
+        door.gate().hold(soon());
+        let addr = door.local_addr();
+        thread::scope(|scope| {
+            let small: Vec<_> = (0..2)
+                .map(|number| {
+                    let asking = scope.spawn(move || get(addr, "/small").unwrap().status);
+                    parked(&door, number + 1);
+                    asking
+                })
+                .collect();
+            let big = format!("GET / HTTP/1.1\r\nhost: a\r\ncookie: {}\r\n\r\n", "c".repeat(2_975));
+            scope.spawn(move || assert_eq!(ask(addr, &big).unwrap().status, 200));
+            for asking in small {
+                assert_eq!(asking.join().unwrap(), 503);
+            }
+            parked(&door, 1);
+            door.gate().open();
+        });
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod traffic;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hyper::header::HeaderValue;
@@ -43,6 +44,8 @@ const MAX_HEAD: usize = 32 * 1024;
 const MAX_BUFFER: usize = 64 * 1024;
 /// Connections not yet accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// Threads. Each has connections of its own, to clients and to the app, so that a request never wakes another thread.
+const MAX_WORKERS: usize = 16;
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
@@ -54,7 +57,7 @@ const FIRST_REQUEST: Duration = Duration::from_millis(500);
 pub struct Options {
     /// The app's name on the door's own pages.
     pub app_name: String,
-    /// How many requests may wait at the door; more are answered 503.
+    /// How many requests may wait at the door; when more come, the oldest are answered 503.
     pub max_parked_requests: usize,
     /// How many bytes their heads may take. Bodies are not read while a request waits.
     pub max_parked_bytes: usize,
@@ -102,8 +105,9 @@ impl Options {
 pub struct FrontDoor {
     door: Arc<Shared>,
     addr: SocketAddr,
-    runtime: Mutex<Option<Runtime>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
     stop: watch::Sender<bool>,
+    end: watch::Sender<bool>,
 }
 
 /// What all connections share.
@@ -132,18 +136,17 @@ impl FrontDoor {
         rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("front-door")
-            .enable_all()
-            .build()?;
+        let count = thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS);
+        let runtimes: Vec<Runtime> = (0..count)
+            .map(|_| tokio::runtime::Builder::new_current_thread().enable_all().build())
+            .collect::<io::Result<_>>()?;
         let traffic = Arc::new(Traffic::new());
         let gate = Gate::new(
             &options.app_name,
             options.max_parked_requests,
             options.max_parked_bytes,
             Arc::clone(&traffic),
-            runtime.handle().clone(),
+            runtimes[0].handle().clone(),
         );
         if let Some(first) = options.hold_first {
             gate.hold(Instant::now() + first);
@@ -158,12 +161,24 @@ impl FrontDoor {
             empty: Condvar::new(),
         });
         let (stop, stopped) = watch::channel(false);
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
-        runtime.spawn(listen(Arc::clone(&door), listener, stopped));
-        Ok(FrontDoor { door, addr, runtime: Mutex::new(Some(runtime)), stop })
+        let (end, ended) = watch::channel(false);
+        let front = FrontDoor { door: Arc::clone(&door), addr, workers: Mutex::default(), stop, end };
+        for (number, runtime) in runtimes.into_iter().enumerate() {
+            let listener = {
+                let _inside = runtime.enter();
+                tokio::net::TcpListener::from_std(listener.try_clone()?)?
+            };
+            runtime.spawn(listen(Arc::clone(&door), listener, stopped.clone()));
+            let mut ended = ended.clone();
+            let work = move || {
+                target::set_worker(number);
+                // Ends when the door is dropped, too.
+                let _ = runtime.block_on(ended.wait_for(|end| *end));
+            };
+            let worker = thread::Builder::new().name("front-door".to_owned()).spawn(work)?;
+            front.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        }
+        Ok(front)
     }
 
     /// Where it listens.
@@ -227,9 +242,11 @@ impl FrontDoor {
     }
 
     fn end(&self) {
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(runtime) = runtime {
-            runtime.shutdown_background();
+        self.end.send_replace(true);
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in workers {
+            // One that panicked has ended as well.
+            let _ = worker.join();
         }
     }
 }

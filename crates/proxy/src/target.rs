@@ -3,6 +3,7 @@
 //! Every request that is sent to a backend holds a [`Claim`]. A claim is given out under the gate's lock and
 //! refused once the drain has begun, so a request can never land on a backend that is being drained.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -78,13 +79,22 @@ struct State {
     ended: bool,
     /// Raised when pooled connections are dropped: one that is out at that moment does not come back.
     generation: u64,
-    /// The longest idle first.
-    pool: VecDeque<Connection>,
+    /// For each worker its own, the longest idle first.
+    pools: Vec<VecDeque<Connection>>,
     next_id: u64,
     /// The tasks that drive connections and tunnels.
     tasks: HashMap<u64, Option<AbortHandle>>,
     /// Those of them that carry a tunnel or an event stream.
     streams: HashSet<u64>,
+}
+
+thread_local! {
+    static WORKER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Says which of the door's threads this is: it keeps its connections to the app for itself.
+pub(crate) fn set_worker(number: usize) {
+    WORKER.set(number);
 }
 
 /// A connection to the app, while it serves one request or is idle.
@@ -138,11 +148,11 @@ impl Backend {
         let began = Instant::now();
         let mut state = self.state();
         state.draining = true;
-        let pool = std::mem::take(&mut state.pool);
+        let pools = std::mem::take(&mut state.pools);
         let streams: Vec<AbortHandle> =
             state.streams.iter().filter_map(|id| state.tasks.get(id).cloned().flatten()).collect();
         drop(state);
-        drop(pool);
+        drop(pools);
         self.0.opening.close();
         self.0.draining.notify_waiters();
         for stream in &streams {
@@ -190,9 +200,9 @@ impl Backend {
     pub(crate) fn forget_connections(&self) {
         let mut state = self.state();
         state.generation += 1;
-        let pool = std::mem::take(&mut state.pool);
+        let pools = std::mem::take(&mut state.pools);
         drop(state);
-        drop(pool);
+        drop(pools);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,6 +240,16 @@ impl Backend {
         let mut state = self.state();
         state.next_id += 1;
         state.next_id
+    }
+}
+
+impl State {
+    fn own_pool(&mut self) -> &mut VecDeque<Connection> {
+        let worker = WORKER.get();
+        if self.pools.len() <= worker {
+            self.pools.resize_with(worker + 1, VecDeque::new);
+        }
+        &mut self.pools[worker]
     }
 }
 
@@ -277,14 +297,15 @@ impl Claim {
         let mut stale = Vec::new();
         let mut state = self.backend.state();
         let mut found = None;
-        let mut at = state.pool.len();
+        let pool = state.own_pool();
+        let mut at = pool.len();
         while at > 0 && found.is_none() {
             at -= 1;
-            let connection = &state.pool[at];
+            let connection = &pool[at];
             if connection.sender.is_closed() || connection.used.elapsed() > MAX_IDLE_TIME {
-                stale.extend(state.pool.remove(at));
+                stale.extend(pool.remove(at));
             } else if connection.sender.is_ready() {
-                found = state.pool.remove(at);
+                found = pool.remove(at);
             }
         }
         drop(state);
@@ -348,15 +369,16 @@ impl Claim {
         let mut state = self.backend.state();
         let keep = !state.draining
             && connection.generation == state.generation
-            && state.pool.len() < MAX_IDLE
+            && state.own_pool().len() < MAX_IDLE
             && !connection.sender.is_closed();
+        let pool = state.own_pool();
         if keep {
             connection.used = Instant::now();
-            state.pool.push_back(connection);
+            pool.push_back(connection);
         }
         // After a wave most are not used again; each may cost the app a thread.
-        while state.pool.front().is_some_and(|oldest| oldest.used.elapsed() > MAX_IDLE_TIME) {
-            state.pool.pop_front();
+        while pool.front().is_some_and(|oldest| oldest.used.elapsed() > MAX_IDLE_TIME) {
+            pool.pop_front();
         }
     }
 }
