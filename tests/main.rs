@@ -19,6 +19,7 @@ mod migrate;
 mod people;
 mod production;
 mod rehearsal;
+mod renewal;
 mod rollback;
 mod rules;
 mod said;

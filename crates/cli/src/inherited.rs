@@ -25,7 +25,11 @@ pub(crate) fn listeners() -> Result<Vec<TcpListener>, Error> {
     passed.into_iter().map(|(_, fd)| usable(fd.into_std()).map_err(wrong)).collect()
 }
 
-fn usable(socket: OwnedFd) -> Result<TcpListener, String> {
+/// A listening TCP socket that none of our children gets.
+///
+/// # Errors
+/// Why it is none.
+pub(crate) fn usable(socket: OwnedFd) -> Result<TcpListener, String> {
     // systemd leaves it open for our children too; one that outlives us would keep the address and take requests
     // that nobody answers.
     rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ mod people;
 mod place;
 mod readiness;
 mod rehearsing;
+mod renewal;
 mod station;
 mod ui;
 mod window;

@@ -153,6 +153,12 @@ pub(crate) struct Status {
     pub(crate) pid: Option<u32>,
     /// Its private port.
     pub(crate) port: Option<u16>,
+    /// Its memory, bytes, all its processes together.
+    #[serde(default)]
+    pub(crate) memory: u64,
+    /// Processor time since it started, milliseconds.
+    #[serde(default)]
+    pub(crate) cpu_ms: u64,
     /// How often it was restarted because it ended by itself.
     pub(crate) restarts: u64,
     /// The run that is going on.

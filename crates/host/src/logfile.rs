@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -205,12 +205,35 @@ impl LogFile {
         let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
         let held_open = format!("/proc/self/fd/{}", writer.as_raw_fd());
         let both = OpenOptions::new().read(true).write(true).open(held_open)?;
-        let last = Arc::new(Mutex::new(VecDeque::new()));
+        let (last, pump) = self.read_on(reader)?;
+        Ok(LogPipe { end: Some(both), last, pump: Some(pump) })
+    }
+
+    /// The pipe that a child of an earlier owner writes to: opened anew for reading, what waits in it included.
+    ///
+    /// # Errors
+    /// The process is gone, or its output goes elsewhere by now.
+    pub fn pipe_of(self: &Arc<Self>, pid: i32) -> io::Result<LogPipe> {
+        let opened = [1, 2].into_iter().find_map(|number| {
+            let path = format!("/proc/{pid}/fd/{number}");
+            let is_pipe = std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_fifo());
+            is_pipe.then(|| File::open(&path))
+        });
+        let reader = opened.ok_or_else(|| io::Error::other("its output goes to no pipe"))??;
+        let (last, pump) = self.read_on(reader)?;
+        Ok(LogPipe { end: None, last, pump: Some(pump) })
+    }
+
+    fn read_on(
+        self: &Arc<Self>,
+        reader: impl Read + Send + 'static,
+    ) -> io::Result<(LastLines, JoinHandle<()>)> {
+        let last = LastLines::default();
         let pump = std::thread::Builder::new().name("app log".into()).spawn({
             let (log, last) = (Arc::clone(self), Arc::clone(&last));
             move || pump(reader, &log, &last)
         })?;
-        Ok(LogPipe { end: Some(both), last, pump: Some(pump) })
+        Ok((last, pump))
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -285,11 +308,13 @@ fn last_lines(path: &Path, n: usize) -> Vec<String> {
     lines.split_off(lines.len().saturating_sub(n))
 }
 
+type LastLines = Arc<Mutex<VecDeque<String>>>;
+
 /// The way of one child's output into the log.
 #[derive(Debug)]
 pub struct LogPipe {
     end: Option<File>,
-    last: Arc<Mutex<VecDeque<String>>>,
+    last: LastLines,
     pump: Option<JoinHandle<()>>,
 }
 
@@ -465,6 +490,33 @@ mod tests {
         pipe.settle();
         assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "one\ntwo\nthree\n");
         assert_eq!(pipe.last_lines(), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn what_an_app_wrote_while_nobody_read_is_read_by_the_next_owner() {
+        let (root, log) = log(MAX_BYTES, FILES);
+        let (reader, writer) = io::pipe().unwrap();
+        let both = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+            .unwrap();
+        let script = "echo one; echo two; touch written; while [ ! -e go ]; do sleep 0.01; done; echo three";
+        let mut child = spawn(&shell(root.path(), script), both.into(), Stdio::null()).unwrap();
+        drop((reader, writer));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !root.path().join("written").exists() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut pipe = log.pipe_of(child.identity().pid).unwrap();
+        std::fs::write(root.path().join("go"), "").unwrap();
+        while child.ended().is_none() {
+            std::thread::yield_now();
+        }
+        child.end(Duration::ZERO).unwrap();
+        pipe.settle();
+        assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]

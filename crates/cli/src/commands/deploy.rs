@@ -1,9 +1,8 @@
 //! `deploy`, `rollback`, `resume`: clients of `plimsoll serve`; where nothing needs `serve`, they run the engine
 //! themselves.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use plimsoll_proxy::control::{self, Client, ControlError};
@@ -69,22 +68,64 @@ fn carry_out(config: &Config, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
     }
 }
 
-/// The first Ctrl-C or SIGTERM asks the run to stop; the second ends this command as if nobody had caught it.
-fn on_signal(ask_to_stop: impl Fn(&str) + Send + 'static) -> Result<(), Error> {
+/// What a command waits for.
+enum Heard<T> {
+    /// A line of the run.
+    Line(T),
+    /// A signal, the first: the run is asked to stop.
+    Stopping,
+    /// A signal, the second: whoever sits here has enough.
+    Leaving,
+}
+
+/// The first Ctrl-C or SIGTERM asks the run to stop; the second ends this command, and that is said. While the returned
+/// flag is set, the first ends it as if nobody caught it: a person is asked, and nothing is touched yet.
+fn on_signal<T: Send + 'static>(
+    heard: mpsc::Sender<Heard<T>>,
+    ask_to_stop: impl Fn(&str) + Send + 'static,
+) -> Result<Arc<AtomicBool>, Error> {
     let failed = |error: std::io::Error| Error::failed("signals cannot be caught").why(error.to_string());
-    let once = Arc::new(AtomicBool::new(false));
+    let asking = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&once)).map_err(failed)?;
-        signal_hook::flag::register(signal, Arc::clone(&once)).map_err(failed)?;
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&asking)).map_err(failed)?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     thread::spawn(move || {
+        let mut asked = false;
         for signal in signals.forever() {
-            ask_to_stop(if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" });
+            let sent = if asked {
+                heard.send(Heard::Leaving)
+            } else {
+                ask_to_stop(if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" });
+                heard.send(Heard::Stopping)
+            };
+            asked = true;
+            if sent.is_err() {
+                return;
+            }
         }
     });
-    Ok(())
+    Ok(asking)
 }
+
+/// The answer of the person at this command.
+fn answer(ui: &Ui, question: &str, asking: &AtomicBool) -> bool {
+    asking.store(true, Ordering::SeqCst);
+    let yes = ui.confirm(question).unwrap_or(false);
+    asking.store(false, Ordering::SeqCst);
+    yes
+}
+
+/// Tells that whoever sends replies has ended, however that came about.
+struct Ended(mpsc::Sender<Heard<Option<Reply>>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.send(Heard::Line(None));
+    }
+}
+
+const STOPPING: &str = "asked to stop: before the commit point the run is undone, which takes a moment; once more leaves it alone";
 
 fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Error> {
     let lost = |why: String| {
@@ -98,9 +139,18 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
     let mut writer = client.writer().map_err(|e| lost(e.to_string()))?;
     let (words, said) = mpsc::channel::<Word>();
     let stopping = words.clone();
-    on_signal(move |why| {
+    let (hear, heard) = mpsc::channel();
+    let asking = on_signal(hear.clone(), move |why| {
         let _ = stopping.send(Word::Stop { why: why.to_owned() });
     })?;
+    thread::spawn(move || {
+        for line in client {
+            if hear.send(Heard::Line(Some(line))).is_err() {
+                return;
+            }
+        }
+        let _ = hear.send(Heard::Line(None));
+    });
     thread::spawn(move || {
         for word in said {
             let Ok(value) = serde_json::to_value(&word) else { continue };
@@ -110,17 +160,35 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
         }
     });
     let mut follow = Follow::new(ui);
-    for line in client {
+    for next in heard {
+        let line = match next {
+            Heard::Line(Some(line)) => line,
+            Heard::Line(None) => break,
+            Heard::Stopping => {
+                ui.warn(STOPPING);
+                continue;
+            }
+            Heard::Leaving => {
+                return Err(Error::new(Kind::Unresolved, "this command was left before the run ended")
+                    .why("it was told to end a second time")
+                    .state("the run goes on in `plimsoll serve`: undone, or finished when it is past its commit point")
+                    .next("plimsoll status"));
+            }
+        };
         let value = line.map_err(|e| lost(e.to_string()))?;
         let reply: Reply = serde_json::from_value(value)
             .map_err(|e| lost(format!("it answered something unknown ({e}); is it of another version?")))?;
         if let Reply::Ask { question } = &reply {
             // In a thread of its own: somebody may answer on the page meanwhile, and the run goes on.
             let (ui, question, words) = (Arc::clone(ui), question.clone(), words.clone());
+            let asking = Arc::clone(&asking);
             thread::spawn(move || {
-                let yes = ui.confirm(&question).unwrap_or(false);
+                let yes = answer(&ui, &question, &asking);
                 let _ = words.send(Word::Answer { yes });
             });
+        } else {
+            // Whoever was asked has answered, or somebody else has.
+            asking.store(false, Ordering::SeqCst);
         }
         if let Some(result) = follow.reply(reply) {
             return result;
@@ -133,13 +201,14 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
 fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
     let stop = StopWish::default();
     let wish = stop.clone();
-    on_signal(move |why| wish.ask(why))?;
-    let (send, replies) = mpsc::channel::<Reply>();
+    let (send, replies) = mpsc::channel::<Heard<Option<Reply>>>();
+    let at_prompt = on_signal(send.clone(), move |why| wish.ask(why))?;
     let (answer, answers) = mpsc::channel::<bool>();
+    let ended = Ended(send.clone());
     let sender = std::sync::Mutex::new(send);
     let show: Show = Arc::new(move |reply| {
         if let Ok(sender) = sender.lock() {
-            let _ = sender.send(reply.clone());
+            let _ = sender.send(Heard::Line(Some(reply.clone())));
         }
     });
     let asking = Arc::clone(&show);
@@ -151,15 +220,32 @@ fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
     });
     let station = Station::alone(config)?;
     thread::spawn(move || {
+        let _ended = ended;
         let asked = station::asks(&request).then_some(ask);
         let onlooker = Onlooker::new(Arc::clone(&show), asked, stop);
         let outcome = station.carry_out(request, onlooker);
         show(&outcome);
     });
     let mut follow = Follow::new(ui);
-    for reply in replies {
+    for next in replies {
+        let reply = match next {
+            Heard::Line(Some(reply)) => reply,
+            Heard::Line(None) => break,
+            Heard::Stopping => {
+                ui.warn(STOPPING);
+                continue;
+            }
+            Heard::Leaving => {
+                return Err(Error::new(Kind::Unresolved, "this command was left before the run ended")
+                    .why("it was told to end a second time, and it carries out the run itself")
+                    .state("the run stopped where it was")
+                    .next(
+                        "plimsoll resume, which undoes it, or finishes it when it is past its commit point",
+                    ));
+            }
+        };
         if let Reply::Ask { question } = &reply {
-            let _ = answer.send(ui.confirm(question).unwrap_or(false));
+            let _ = answer.send(self::answer(ui, question, &at_prompt));
         }
         if let Some(result) = follow.reply(reply) {
             return result;

@@ -1,6 +1,7 @@
 //! `status`, `history`, `show`: what is, what was done, and one run as the filled-in checklist. They only read.
 
 use jiff::Timestamp;
+use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::record::{Ending, Entry, Event, State};
 use plimsoll_core::report::{self, Report};
 use plimsoll_host::backups;
@@ -14,8 +15,9 @@ use crate::args::{Format, ShowArgs};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::station::{self, needs_serve};
-use crate::ui::{Ui, age_words, took_words};
+use crate::ui::{Ui, age_words, size_words, took_words};
 use crate::wire::{Reply, Request, Status};
+use crate::wiring;
 
 /// `plimsoll status`. Exit 4 when a run is not resolved.
 pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
@@ -23,15 +25,23 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
     let current = Releases::new(&config.app.root).current().map_err(|e| unreadable(&e))?;
     let serve = ask_serve(config)?;
     let open = runs.unfinished().map_err(|e| unreadable(&e))?;
+    let (current, unproved) = live(&runs, open, current);
     let going = serve.as_ref().and_then(|status| status.running);
     let unresolved = open.filter(|run| Some(*run) != going);
     let last = runs.list().map_err(|e| unreadable(&e))?.into_iter().next_back();
     let last = last.map(|run| row(&runs, run)).transpose()?;
     let backup = newest_backup(config);
+    // In a run they are down because it has stopped them.
+    let workers = match open {
+        None => wiring::workers(config).map(|workers| workers.down()).unwrap_or_default(),
+        Some(_) => Vec::new(),
+    };
     if ui.is_json() {
         ui.object(&json!({
             "app": config.app.name,
             "release": current,
+            "unproved_release": unproved,
+            "workers_down": workers,
             "serve": serve,
             "unresolved_run": unresolved,
             "last_run": last.as_ref().map(Row::json),
@@ -47,6 +57,12 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
             last.as_ref(),
             backup.map(|kept| kept.words()).as_deref(),
         ));
+        if let Some(release) = &unproved {
+            ui.data(&format!("{:<9} {release}, not proved yet", "coming"));
+        }
+        for worker in &workers {
+            ui.data(&format!("{:<9} {worker}", "trouble"));
+        }
     }
     match unresolved {
         None => Ok(()),
@@ -54,6 +70,20 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
             .why("it was interrupted, or its undo needs a person")
             .state("the door is shut until it is resolved; the data is kept")
             .next(next_of(&runs, run))),
+    }
+}
+
+/// The release that users have or will have again, and the one that a run is about to bring live: `current` may point at
+/// it before it is proved.
+fn live(
+    runs: &Runs,
+    open: Option<u32>,
+    current: Option<ReleaseId>,
+) -> (Option<ReleaseId>, Option<ReleaseId>) {
+    let state = open.and_then(|run| runs.entries(run).ok()).map(|entries| State::fold(&entries));
+    match state.and_then(|state| Some((state.committed, state.order?.from, state.release))) {
+        Some((false, from, release)) => (from, release.map(|release| release.id)),
+        _ => (current, None),
     }
 }
 
@@ -88,7 +118,12 @@ fn status_words(
                     0 => String::new(),
                     n => format!(", restarted {n} times because it ended by itself"),
                 };
-                line("process", format!("pid {pid}, port {port}{restarts}"));
+                let memory = size_words(status.memory);
+                let cpu = took_words(std::time::Duration::from_millis(status.cpu_ms));
+                line(
+                    "process",
+                    format!("pid {pid}, port {port}, {memory} of memory, {cpu} of processor time{restarts}"),
+                );
             }
             if status.requests > 0 {
                 line("requests", format!("{}, of these {} errors (5xx)", status.requests, status.errors));

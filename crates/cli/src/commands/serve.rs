@@ -7,12 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::ports::{Failure, Service};
+use plimsoll_host::journal::Runs;
 use plimsoll_host::logfile::LogFile;
 use plimsoll_host::process::{become_subreaper, reap_orphans};
+use plimsoll_host::release::Releases;
 use plimsoll_host::service::{ProcessService, end_leftovers};
 use plimsoll_proxy::control::{Control, ControlError, Session};
 use plimsoll_proxy::{FrontDoor, GateState, Options, Page};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::audience::{Ask, Onlooker, Said, Show, StopWish};
@@ -22,6 +24,7 @@ use crate::follow;
 use crate::inherited::{self, Way};
 use crate::people::Person;
 use crate::readiness;
+use crate::renewal::{self, Renewal};
 use crate::station::{self, Pending, Station};
 use crate::ui::Ui;
 use crate::wire::{Reply, Request, Status, Word};
@@ -53,11 +56,8 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let lock = station::own(config, "serve")?;
     // Grandchildren whose parent dies come to us, so that none is lost.
     become_subreaper().map_err(|e| Error::failed("plimsoll serve cannot start").why(e.to_string()))?;
-    let ended = end_leftovers(&config.app.root).map_err(failed)?;
-    for what in &ended {
-        ui.say(&format!("left over from before: {what}"));
-    }
-    let front = front(config)?.map(Arc::new);
+    let (front, listener) = front(config)?.unzip();
+    let front = front.map(Arc::new);
     let log = LogFile::open(&wiring::log_file(config), LOG_BYTES, LOG_FILES).map_err(|e| failed(e.into()))?;
     let (service, app, handles): (Box<dyn Service + Send>, _, _) = match &config.service.kind {
         ServiceKind::Process { command } => {
@@ -70,10 +70,19 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
             (service, None, handles)
         }
     };
+    let adopted = app.as_ref().and_then(|app| adopt(config, app));
+    if let Some(role) = &adopted {
+        ui.say(&format!("still running from before, and taken over: {role}"));
+    }
+    let ended = end_leftovers(&config.app.root, adopted.as_deref()).map_err(failed)?;
+    for what in &ended {
+        ui.say(&format!("left over from before: {what}"));
+    }
     let station = Station::new(config, lock, front.clone(), service, handles);
     let served = Arc::new(Served { station, front, app, trouble: Mutex::default() });
     let control = Control::bind(&station::socket(config)).map_err(control_error)?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+    let renewal = Renewal::new(config);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR2])
         .map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
 
     let (booting, said) = (Arc::clone(&served), Arc::clone(ui));
@@ -98,9 +107,21 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     ui.say(&where_to);
     readiness::ready(&where_to);
     for signal in signals.forever() {
-        // A terminal that goes away takes nothing with it.
-        if signal != SIGHUP {
-            break;
+        match signal {
+            // A terminal that goes away takes nothing with it.
+            SIGHUP => {}
+            SIGUSR2 => {
+                match renewal.possible() {
+                    Ok(()) => {
+                        ui.say("renewing: requests and a run that are going on are finished first; the app runs on");
+                        let _alone = served.station.after_runs();
+                        served.leave(config);
+                        return Err(renewal.begin(listener.as_ref()));
+                    }
+                    Err(error) => ui.error(&error),
+                }
+            }
+            _ => break,
         }
     }
     readiness::stopping();
@@ -110,11 +131,23 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     result.map_err(failed)
 }
 
-fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
+/// The app that still runs from before, when nothing else is open: then it is what would be started now.
+fn adopt(config: &Config, app: &ProcessService) -> Option<String> {
+    let runs = Runs::of(&config.app.root);
+    let settled = matches!(runs.unfinished(), Ok(None)) && !config.runs().join("HELD").exists();
+    let current = Releases::new(&config.app.root).current().ok().flatten().filter(|_| settled)?;
+    app.adopt(&current)
+}
+
+/// The front door, and its listener once more: what waits at it waits on when the door is gone.
+fn front(config: &Config) -> Result<Option<(FrontDoor, TcpListener)>, Error> {
     let Some(settings) = &config.front else { return Ok(None) };
-    let listener = match inherited::choose(inherited::listeners()?, &settings.listen)? {
-        Way::Passed(listener) => listener,
-        Way::Bind(address) => bind(address)?,
+    let listener = match renewal::handed_over(&settings.listen) {
+        Some(listener) => listener,
+        None => match inherited::choose(inherited::listeners()?, &settings.listen)? {
+            Way::Passed(listener) => listener,
+            Way::Bind(address) => bind(address)?,
+        },
     };
     let options = Options {
         app_name: config.app.name.clone(),
@@ -125,9 +158,9 @@ fn front(config: &Config) -> Result<Option<FrontDoor>, Error> {
         trust_loopback: settings.listen.is_loopback(),
         ..Options::default()
     };
-    let front = FrontDoor::start(listener, options)
-        .map_err(|e| Error::failed("the front door cannot be started").why(e.to_string()))?;
-    Ok(Some(front))
+    let failed = |e: std::io::Error| Error::failed("the front door cannot be started").why(e.to_string());
+    let kept = listener.try_clone().map_err(failed)?;
+    Ok(Some((FrontDoor::start(listener, options).map_err(failed)?, kept)))
 }
 
 /// How long requests wait for the app when `serve` starts.
@@ -235,9 +268,21 @@ impl Served {
                 status.pid = u32::try_from(running.pid).ok();
                 status.port = Some(running.address.port());
                 status.restarts = u64::from(running.restarts);
+                status.memory = running.usage.memory;
+                status.cpu_ms = u64::try_from(running.usage.cpu.as_millis()).unwrap_or(u64::MAX);
             }
         }
         status
+    }
+
+    /// Requests are finished, connections closed; the app is left as it is.
+    fn leave(&self, config: &Config) {
+        if let Some(front) = &self.front {
+            front.shutdown(config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain));
+        }
+        if let Some(app) = &self.app {
+            app.unsupervise();
+        }
     }
 
     /// The run that is going on ends first: undone, or finished when it is past its commit point.

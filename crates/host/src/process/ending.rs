@@ -42,7 +42,7 @@ impl Mark {
     }
 
     /// The mark of a process, when it has one that is readable to us.
-    fn of(pid: i32) -> Option<Mark> {
+    pub(crate) fn of(pid: i32) -> Option<Mark> {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
         let prefix = format!("{}=", Mark::VARIABLE);
         let value = environ.split(|b| *b == 0).find_map(|v| v.strip_prefix(prefix.as_bytes()))?;

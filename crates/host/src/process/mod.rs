@@ -8,6 +8,7 @@
 mod ending;
 mod identity;
 mod run;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,12 +19,13 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
-use ending::family;
+pub(crate) use ending::family;
 pub use ending::{Ended, Mark, Survivors, become_subreaper, end_group, end_marked, marked, reap_orphans};
 pub use identity::Identity;
 pub use run::{Limits, Ran, Sink, run};
+pub use usage::Usage;
 
 /// A program to start: no shell is between.
 #[derive(Clone, Default)]
@@ -120,6 +122,8 @@ pub enum End {
         /// Its code, when it then ended by itself: what it was to do may well be done.
         exit: Option<i32>,
     },
+    /// It ended, and how was not seen: another process had started it.
+    Unseen,
     /// Somebody asked to stop and it was ended.
     Cancelled {
         /// Its code, when it then ended by itself: what it was to do may well be done.
@@ -154,6 +158,9 @@ impl fmt::Display for End {
             End::TimedOut { limit, exit } => {
                 write!(f, "it took longer than {:.1} s, was told to stop{}", limit.as_secs_f64(), then(exit))
             }
+            End::Unseen => {
+                f.write_str("it ended; how was not seen, because an earlier `plimsoll serve` had started it")
+            }
             End::Cancelled { exit } => write!(f, "it was told to stop{}", then(exit)),
         }
     }
@@ -187,7 +194,8 @@ fn children() -> MutexGuard<'static, BTreeSet<i32>> {
 /// A child that runs on. Dropping it ends it and all that it started, at once.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    /// `None` when an earlier owner of the app started it.
+    child: Option<Child>,
     identity: Identity,
     mark: Option<Mark>,
     reaped: Option<End>,
@@ -222,7 +230,7 @@ pub fn spawn(command: &Command, out: Stdio, err: Stdio) -> Result<Running, Start
     };
     children.insert(identity.pid);
     drop(children);
-    Ok(Running { child, identity, mark: command.mark.clone(), reaped: None })
+    Ok(Running { child: Some(child), identity, mark: command.mark.clone(), reaped: None })
 }
 
 /// A relative path with a slash is taken from the folder that the program runs in, not from ours.
@@ -256,6 +264,14 @@ fn why_not(cause: io::Error, program: &str, command: &Command) -> StartError {
 }
 
 impl Running {
+    /// Takes over a process that an earlier owner of the app started: before this one was loaded into the same process,
+    /// or in a process that died. The caller has proved whose it is.
+    #[must_use]
+    pub fn adopt(identity: Identity, mark: Mark) -> Running {
+        children().insert(identity.pid);
+        Running { child: None, identity, mark: Some(mark), reaped: None }
+    }
+
     /// Which process it is.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -277,6 +293,10 @@ impl Running {
                 (None, Some(signal)) => Some(End::Signal(signal)),
                 (None, None) => None,
             },
+            // Not our child: whether it is there is all that can be seen.
+            Err(rustix::io::Errno::CHILD) if self.child.is_none() => {
+                (!self.identity.is_alive()).then_some(End::Unseen)
+            }
             Ok(None) | Err(_) => None,
         }
     }
@@ -303,7 +323,17 @@ impl Running {
         if let Some(end) = self.reaped {
             return end;
         }
-        let end = self.child.wait().map_or(End::Signal(0), End::of);
+        let end = match &mut self.child {
+            Some(child) => child.wait().map_or(End::Signal(0), End::of),
+            None => {
+                let seen = self.ended().unwrap_or(End::Unseen);
+                if let Some(pid) = Pid::from_raw(self.identity.pid) {
+                    // When it is our child after all: started by what ran in this process before.
+                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+                }
+                seen
+            }
+        };
         self.reaped = Some(end);
         children().remove(&self.identity.pid);
         end
@@ -418,6 +448,25 @@ pub(crate) mod tests {
         assert!(inner.is_alive());
         drop(child);
         assert!(!inner.is_alive() && !leader.is_alive());
+    }
+
+    #[test]
+    fn a_process_of_an_earlier_owner_is_watched_and_ended_like_an_own_one() {
+        let folder = tempfile::tempdir().unwrap();
+        // Started by a shell that dies: nobody here is its parent.
+        let script = "PLIMSOLL_CHILD=/nowhere:app setsid sleep 60 & echo $! > pid";
+        let mut shell = spawn(&shell(folder.path(), script), Stdio::null(), Stdio::null()).unwrap();
+        let orphan = wait_for_pid(&folder.path().join("pid"));
+        while shell.ended().is_none() {
+            std::thread::yield_now();
+        }
+        let mark = Mark { root: "/nowhere".into(), role: "app".into() };
+        let mut adopted = Running::adopt(orphan.clone(), mark);
+        assert_eq!(adopted.ended(), None);
+        let (_, ended) = adopted.end(Duration::from_secs(5)).unwrap();
+        assert!(!orphan.is_alive() && ended.signalled.contains(&orphan), "{ended:?}");
+        assert!(adopted.ended().is_some());
+        shell.end(Duration::ZERO).unwrap();
     }
 
     /// The process whose pid a script writes to a file.

@@ -679,7 +679,7 @@ pub(crate) mod tests {
                 assert!(Instant::now() < deadline, "{:?}", marked(shop.root()));
                 std::thread::sleep(Duration::from_millis(10));
             }
-            let told = crate::service::end_leftovers(shop.root()).unwrap();
+            let told = crate::service::end_leftovers(shop.root(), None).unwrap();
             assert!(told.iter().any(|line| line.contains("rehearsal-000002-bbbbbbb")), "{told:?}");
             let findings = rehearsing.join().unwrap();
             assert!(failed(&findings).why.contains("ended by signal"), "{findings:?}");

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::{Failure, FailureKind};
+use sha2::{Digest, Sha256};
 
-use super::children::Children;
+use super::children::{Child, Children, Launched};
 use super::health::{Answer, Health, ask};
 use super::listener::{self, Owner};
 use super::{command_words, ms, quoted};
 use crate::logfile::{LogFile, LogPipe};
-use crate::process::{Command, End, Identity, Running, base_env, spawn};
+use crate::process::{Command, End, Identity, Mark, Running, Usage, base_env, family, spawn};
 
 /// How often an app that starts is asked.
 const POLL: Duration = Duration::from_millis(50);
@@ -22,6 +23,8 @@ const POLL: Duration = Duration::from_millis(50);
 const GOOD_ANSWERS: u32 = 2;
 /// How long one answer may take.
 const ONE_ANSWER: Duration = Duration::from_secs(2);
+/// One look and the pause after it, with room to spare.
+const LONGEST_LOOK: Duration = Duration::from_secs(3);
 /// How long an app that did not start has to stop. It serves nobody, and a hold may be waiting for the undo.
 const FAILED_GRACE: Duration = Duration::from_millis(300);
 
@@ -111,7 +114,8 @@ impl Launch<'_> {
         };
         let command = self.command(address)?;
         let listed = |e: crate::durable::Error| self.failed(e.to_string(), "mend runs/, then deploy again");
-        self.children.intend(&self.role).map_err(listed)?;
+        let launched = Launched { address, fingerprint: fingerprint(&command) };
+        self.children.intend(&self.role, Some(launched)).map_err(listed)?;
         let instance = self.spawn(&command, address).and_then(|mut instance| {
             let recorded = self.children.started(&self.role, &instance.running.identity().clone());
             match recorded.map_err(listed).and_then(|()| self.until_well(&mut instance, limit, cancel)) {
@@ -130,6 +134,42 @@ impl Launch<'_> {
             let _ = self.children.gone(&self.role);
         }
         instance
+    }
+
+    /// Takes over what an earlier owner has started, when that is provably the same: the same process, started in the
+    /// way in which it would be started now, and it is the one that answers, as this release. `None` when it is not.
+    pub(crate) fn adopt(&self, child: Child) -> Option<Instance> {
+        let (process, launched) = (child.process.clone()?, child.launched.clone()?);
+        let address = launched.address;
+        if child.role != self.role || self.app.address.is_some_and(|fixed| fixed != address) {
+            return None;
+        }
+        let mark = self.children.mark(&self.role);
+        if Mark::of(process.pid).as_ref() != Some(&mark)
+            || fingerprint(&self.command(address).ok()?) != launched.fingerprint
+        {
+            return None;
+        }
+        let family = family(&process, Some(&mark));
+        if !matches!(listener::owner(address.port(), &family), Owner::Ours) {
+            return None;
+        }
+        let answer = ask(address, &self.app.health, self.release, ONE_ANSWER);
+        let Answer::Well { named } = answer else { return None };
+        let pipe = self.log.pipe_of(process.pid).ok()?;
+        self.children.adopt(child);
+        Some(Instance {
+            release: self.release.clone(),
+            role: self.role.clone(),
+            address,
+            running: Running::adopt(process, mark),
+            pipe,
+            children: self.children.clone(),
+            begun: Instant::now(),
+            startup: Duration::ZERO,
+            named,
+            unseen_listener: None,
+        })
     }
 
     fn spawn(&self, command: &Command, address: SocketAddr) -> Result<Instance, Failure> {
@@ -175,7 +215,11 @@ impl Launch<'_> {
     ) -> Result<(), Failure> {
         let mut good = 0;
         let mut last: Option<String> = None;
+        // Only time in which it was looked at counts: after SIGSTOP, or on a machine that slept, the app has had none.
+        let (mut waited, mut looked) = (Duration::ZERO, Instant::now());
         loop {
+            waited += looked.elapsed().min(LONGEST_LOOK);
+            looked = Instant::now();
             if let Some(end) = instance.running.ended() {
                 return Err(self.ended_early(instance, end));
             }
@@ -185,7 +229,7 @@ impl Launch<'_> {
                     .failed(why, "start it again when you are ready")
                     .of_kind(FailureKind::Interrupted));
             }
-            let left = limit.saturating_sub(instance.begun.elapsed());
+            let left = limit.saturating_sub(waited);
             if left.is_zero() {
                 return Err(self.not_well(instance, limit, last.as_deref()));
             }
@@ -249,7 +293,10 @@ impl Launch<'_> {
             "it was not well within {:.1} s. The last answer of http://{address}{path}: {last}. {lines}",
             limit.as_secs_f64()
         );
-        let next = if last == Answer::Refused.to_string() && self.app.address.is_none() {
+        let next = if last.contains("says that it is release") {
+            "let the app answer the value of the variable PLIMSOLL_RELEASE in the header x-release, or leave that header \
+             out, then deploy again"
+        } else if last == Answer::Refused.to_string() && self.app.address.is_none() {
             "see that the app listens on 127.0.0.1 and the port in the variable PORT, then deploy again"
         } else {
             ""
@@ -265,6 +312,19 @@ impl Launch<'_> {
         };
         Failure::failed(format!("release {} did not start", self.release), why, next)
     }
+}
+
+/// What the command, its environment and its folder come to: the same for what would be started in the same way.
+fn fingerprint(command: &Command) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |text: &[u8]| {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    };
+    command.words.iter().for_each(|word| add(word.as_bytes()));
+    command.env.iter().for_each(|(name, value)| add(format!("{name}={value}").as_bytes()));
+    add(command.folder.as_os_str().as_encoded_bytes());
+    hex::encode(hash.finalize())
 }
 
 /// A port that nobody listens on. Outside the range from which the kernel takes the ports of outgoing connections
@@ -299,6 +359,12 @@ impl Instance {
     #[must_use]
     pub fn process(&self) -> &Identity {
         self.running.identity()
+    }
+
+    /// What it and all that it started use of the machine.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.running.family())
     }
 
     /// How long it has been there.
@@ -485,6 +551,10 @@ pub(super) mod tests {
         assert!(failure.why.contains("/healthz: status 500"), "{failure:?}");
         let failure = why_not(&[("APP_MODE", "other")], Duration::from_secs(2));
         assert!(failure.why.contains("says that it is release 000001-0000000"), "{failure:?}");
+        assert!(
+            failure.next.contains("the variable PLIMSOLL_RELEASE in the header x-release"),
+            "{failure:?}"
+        );
     }
 
     #[test]

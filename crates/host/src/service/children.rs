@@ -1,5 +1,6 @@
 //! Which children `serve` has, kept for whoever comes after it: `runs/children.json`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,13 +15,26 @@ use crate::process::{Identity, Mark, end_group, end_marked, marked};
 /// How long the children of a dead owner have to stop before they are killed.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// A child in the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Child {
-    role: String,
+pub(crate) struct Child {
+    pub(crate) role: String,
     since: String,
     /// `None` between the intent to start it and its start: then its mark finds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    process: Option<Identity>,
+    pub(crate) process: Option<Identity>,
+    /// How the app was started, so that the next owner can tell whether it would start it in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) launched: Option<Launched>,
+}
+
+/// How a copy of the app was started.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Launched {
+    /// Where it was told to listen.
+    pub(crate) address: SocketAddr,
+    /// A hash over command, environment and folder.
+    pub(crate) fingerprint: String,
 }
 
 /// The list of this process's children, written down before each starts.
@@ -51,8 +65,8 @@ impl Children {
         Mark { root: self.root.clone(), role: role.to_owned() }
     }
 
-    pub(crate) fn intend(&self, role: &str) -> Result<(), durable::Error> {
-        let child = Child { role: role.to_owned(), since: SystemClock.wall(), process: None };
+    pub(crate) fn intend(&self, role: &str, launched: Option<Launched>) -> Result<(), durable::Error> {
+        let child = Child { role: role.to_owned(), since: SystemClock.wall(), process: None, launched };
         self.change(|list| {
             list.retain(|c| c.role != role);
             list.push(child);
@@ -69,6 +83,18 @@ impl Children {
 
     pub(crate) fn gone(&self, role: &str) -> Result<(), durable::Error> {
         self.change(|list| list.retain(|c| c.role != role))
+    }
+
+    /// The child of an earlier owner is ours now; [`end_leftovers`] has left it in the file.
+    pub(crate) fn adopt(&self, child: Child) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+    }
+
+    /// What an earlier owner has written down and is still alive.
+    pub(crate) fn alive(&self) -> Vec<Child> {
+        let text = std::fs::read(file(&self.root)).unwrap_or_default();
+        let list: Vec<Child> = serde_json::from_slice(&text).unwrap_or_default();
+        list.into_iter().filter(|child| child.process.as_ref().is_some_and(Identity::is_alive)).collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Child>)) -> Result<(), durable::Error> {
@@ -95,12 +121,12 @@ fn file(root: &Path) -> PathBuf {
     root.join("runs/children.json")
 }
 
-/// Ends every child that a dead owner of the app at `root` has left, and tells of each. To be called with the app's
-/// lock held, before anything is started.
+/// Ends every child that a dead owner of the app at `root` has left, and tells of each; but not the one of the role
+/// `adopted`, which has been taken over. To be called with the app's lock held, before anything is started.
 ///
 /// # Errors
 /// When one cannot be ended, or `/proc` cannot be read: then nobody may start the app or touch its database.
-pub fn end_leftovers(root: &Path) -> Result<Vec<String>, Failure> {
+pub fn end_leftovers(root: &Path, adopted: Option<&str>) -> Result<Vec<String>, Failure> {
     let mut told = Vec::new();
     let path = file(root);
     let list: Vec<Child> = match std::fs::read(&path) {
@@ -124,6 +150,8 @@ pub fn end_leftovers(root: &Path) -> Result<Vec<String>, Failure> {
         let what = "processes of an earlier `plimsoll serve` could not be ended";
         Failure::failed(what, why, "end them by hand, then start `plimsoll serve` again")
     };
+    let (kept, list): (Vec<Child>, Vec<Child>) =
+        list.into_iter().partition(|child| Some(child.role.as_str()) == adopted);
     for child in list {
         let Some(process) = child.process.filter(Identity::is_alive) else { continue };
         let mark = Mark { root: root.to_owned(), role: child.role.clone() };
@@ -137,13 +165,20 @@ pub fn end_leftovers(root: &Path) -> Result<Vec<String>, Failure> {
     // Those that were started in the instant before the crash, and those that left their group.
     let found = marked(root).map_err(|e| stays(format!("/proc cannot be read: {e}")))?;
     for (process, mark) in found {
-        if process.is_alive() {
+        if process.is_alive() && Some(mark.role.as_str()) != adopted {
             let command = process.command();
             end_marked(&mark, GRACE).map_err(|s| stays(s.to_string()))?;
             told.push(format!("stopped {} ({process}, found by its mark; {command})", mark.role));
         }
     }
-    durable::remove(&path).map_err(|e| {
+    let cleared = match kept.as_slice() {
+        [] => durable::remove(&path),
+        kept => {
+            let text = serde_json::to_vec_pretty(kept).map_err(|e| stays(e.to_string()))?;
+            durable::write(&path, durable::PRIVATE, &text)
+        }
+    };
+    cleared.map_err(|e| {
         Failure::failed(
             "the list of children could not be cleared",
             e.to_string(),
@@ -174,14 +209,14 @@ mod tests {
     fn children_of_a_dead_owner_are_ended_recorded_or_not() {
         let root = tempfile::tempdir().unwrap();
         let children = Children::of(root.path());
-        children.intend("app-000001-abcdef0").unwrap();
+        children.intend("app-000001-abcdef0", None).unwrap();
         let recorded = left(root.path(), "app-000001-abcdef0", "setsid sleep 60 & echo $! > inner; wait");
         children.started("app-000001-abcdef0", recorded.identity()).unwrap();
         let inner = wait_for_pid(&root.path().join("inner"));
-        children.intend("app-000002-abcdef0").unwrap();
+        children.intend("app-000002-abcdef0", None).unwrap();
         let unrecorded = left(root.path(), "app-000002-abcdef0", "exec sleep 60");
 
-        let told = end_leftovers(root.path()).unwrap();
+        let told = end_leftovers(root.path(), None).unwrap();
         assert!(!inner.is_alive());
         assert!(!recorded.identity().is_alive() && !unrecorded.identity().is_alive());
         assert_eq!(told.len(), 2, "{told:?}");
@@ -191,7 +226,25 @@ mod tests {
         );
         assert!(told[1].contains("app-000002-abcdef0") && told[1].contains("mark"), "{told:?}");
         assert!(!file(root.path()).exists());
-        assert_eq!(end_leftovers(root.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(end_leftovers(root.path(), None).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_adopted_child_is_left_alone_and_stays_in_the_list() {
+        let root = tempfile::tempdir().unwrap();
+        let children = Children::of(root.path());
+        let mut running = Vec::new();
+        for role in ["app-000001-abcdef0", "app-000002-abcdef0"] {
+            children.intend(role, None).unwrap();
+            let child = left(root.path(), role, "sleep 60 & wait");
+            children.started(role, child.identity()).unwrap();
+            running.push(child);
+        }
+        let told = end_leftovers(root.path(), Some("app-000002-abcdef0")).unwrap();
+        assert!(told.len() == 1 && told[0].contains("app-000001-abcdef0"), "{told:?}");
+        assert!(!running[0].identity().is_alive() && running[1].identity().is_alive());
+        let alive = Children::of(root.path()).alive();
+        assert_eq!(alive.iter().map(|child| child.role.as_str()).collect::<Vec<_>>(), ["app-000002-abcdef0"]);
     }
 
     #[test]
@@ -200,10 +253,10 @@ mod tests {
         let stranger =
             spawn(&shell(elsewhere.path(), "exec sleep 60"), Stdio::null(), Stdio::null()).unwrap();
         let children = Children::of(root.path());
-        children.intend("app").unwrap();
+        children.intend("app", None).unwrap();
         let before = Identity { start: stranger.identity().start - 1, ..stranger.identity().clone() };
         children.started("app", &before).unwrap();
-        assert_eq!(end_leftovers(root.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(end_leftovers(root.path(), None).unwrap(), Vec::<String>::new());
         assert_eq!(stranger.ended(), None);
     }
 
@@ -213,7 +266,7 @@ mod tests {
         let child = left(root.path(), "app", "exec sleep 60");
         std::fs::create_dir(root.path().join("runs")).unwrap();
         std::fs::write(file(root.path()), "{half").unwrap();
-        let told = end_leftovers(root.path()).unwrap();
+        let told = end_leftovers(root.path(), None).unwrap();
         assert!(told[0].contains("damaged") && told[1].contains("mark"), "{told:?}");
         assert!(!child.identity().is_alive());
     }
@@ -222,8 +275,8 @@ mod tests {
     fn a_child_that_has_ended_is_no_longer_in_the_list() {
         let root = tempfile::tempdir().unwrap();
         let children = Children::of(root.path());
-        children.intend("a").unwrap();
-        children.intend("b").unwrap();
+        children.intend("a", None).unwrap();
+        children.intend("b", None).unwrap();
         children.gone("a").unwrap();
         let text = std::fs::read_to_string(file(root.path())).unwrap();
         assert!(!text.contains("\"a\"") && text.contains("\"b\""), "{text}");

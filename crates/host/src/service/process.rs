@@ -15,7 +15,7 @@ use super::children::Children;
 use super::workers::Workers;
 use super::{limit, ms};
 use crate::logfile::LogFile;
-use crate::process::reap_orphans;
+use crate::process::{Usage, reap_orphans};
 
 /// How often the live release is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -80,6 +80,8 @@ pub struct RunningApp {
     pub supervised: bool,
     /// How often it was restarted since it went live.
     pub restarts: u32,
+    /// What it and all that it started use of the machine.
+    pub usage: Usage,
 }
 
 impl ProcessService {
@@ -93,6 +95,19 @@ impl ProcessService {
         // It ends with the last handle. Without it an app that ends stays down until the next deployment.
         std::thread::spawn(move || supervise(&watched));
         ProcessService { shared }
+    }
+
+    /// Takes over the copy of `release` that an earlier owner of the app has left running, if there is one and it is
+    /// provably what would be started now. Returns its role, for [`super::end_leftovers`].
+    #[must_use]
+    pub fn adopt(&self, release: &ReleaseId) -> Option<String> {
+        let _act = self.shared.act.lock().unwrap_or_else(PoisonError::into_inner);
+        let launch = self.shared.of(release);
+        let child = self.shared.children.alive().into_iter().find(|child| child.role == launch.role)?;
+        let instance = launch.adopt(child)?;
+        let role = launch.role.clone();
+        self.shared.state().instances.insert(release.clone(), instance);
+        Some(role)
     }
 
     /// Where a release listens; `None` when it does not run.
@@ -138,6 +153,7 @@ impl ProcessService {
                 age: instance.age(),
                 supervised: supervised.is_some(),
                 restarts: supervised.map_or(0, |s| s.restarts),
+                usage: instance.usage(),
             }
         };
         alive.map(show).collect()
@@ -173,7 +189,11 @@ impl Shared {
         time: Duration,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Instance, Failure> {
-        let launch = Launch {
+        self.of(release).start(time, cancel)
+    }
+
+    fn of<'a>(&'a self, release: &'a ReleaseId) -> Launch<'a> {
+        Launch {
             app: &self.app,
             release,
             folder: self.app.root.join("releases").join(&release.0),
@@ -181,8 +201,7 @@ impl Shared {
             env: BTreeMap::new(),
             log: &self.log,
             children: &self.children,
-        };
-        launch.start(time, cancel)
+        }
     }
 
     fn start(&self, release: &ReleaseId, until: Option<Moment>) -> Result<Check, Failure> {
@@ -558,8 +577,8 @@ mod tests {
         std::thread::sleep(Duration::from_secs(60));
     }
 
-    #[test]
-    fn the_app_of_a_killed_serve_is_ended_by_the_next() {
+    /// A folder in which an owner has died and left its app running.
+    fn orphaned() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "service::process::tests::own_an_app_until_killed", "--ignored"])
@@ -571,7 +590,50 @@ mod tests {
         owner.kill().unwrap();
         owner.wait().unwrap();
         assert_eq!(marked(root.path()).unwrap().len(), 1, "the app lives on without its owner");
-        let told = super::super::end_leftovers(root.path()).unwrap();
+        root
+    }
+
+    #[test]
+    fn the_app_of_a_killed_serve_is_taken_over_with_its_output_and_kept_running() {
+        let root = orphaned();
+        let pid = marked(root.path()).unwrap()[0].0.pid;
+        let mut next = service(root.path(), &[]);
+        assert_eq!(next.adopt(&release(2)), None, "another release is not taken for it");
+        assert_eq!(next.adopt(&release(1)).as_deref(), Some("app-000001-abcdef0"));
+        assert_eq!(
+            super::super::end_leftovers(root.path(), Some("app-000001-abcdef0")).unwrap(),
+            Vec::<String>::new()
+        );
+        let checks = next.start(&release(1), None).unwrap();
+        assert_eq!(checks[0].evidence["found"], "running already");
+        assert_eq!(next.running()[0].pid, pid);
+        let address = next.address_of(&release(1)).unwrap();
+        let (tell, told) = channel();
+        next.supervise(&release(1), Arc::new(move |_, address| tell.send(address).unwrap()));
+        let before = log(root.path()).tail(100).len();
+        TcpStream::connect(address).unwrap().write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        until("its output is read on", || log(root.path()).tail(100).len() > before);
+        // It is restarted like one of our own.
+        die(address);
+        assert_ne!(told.recv_timeout(Duration::from_secs(30)).unwrap().port(), 0);
+        assert_ne!(next.running()[0].pid, pid);
+        next.stop(&release(1), None).unwrap();
+        assert_eq!(marked(root.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn an_app_that_would_be_started_in_another_way_now_is_not_taken_over() {
+        let root = orphaned();
+        let changed = service(root.path(), &[("NEW_SETTING", "1")]);
+        assert_eq!(changed.adopt(&release(1)), None);
+        let told = super::super::end_leftovers(root.path(), None).unwrap();
+        assert_eq!((told.len(), marked(root.path()).unwrap()), (1, Vec::new()));
+    }
+
+    #[test]
+    fn the_app_of_a_killed_serve_is_ended_when_nobody_takes_it_over() {
+        let root = orphaned();
+        let told = super::super::end_leftovers(root.path(), None).unwrap();
         assert!(told.len() == 1 && told[0].contains("app-000001-abcdef0"), "{told:?}");
         assert_eq!(marked(root.path()).unwrap(), []);
         service(root.path(), &[]).start(&release(1), None).unwrap();

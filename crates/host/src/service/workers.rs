@@ -61,6 +61,18 @@ impl Workers {
         self.workers.iter().map(stop).collect()
     }
 
+    /// Those that do not run, each with why. A state that cannot be told is no reason to worry a person.
+    #[must_use]
+    pub fn down(&self) -> Vec<String> {
+        let down = |worker: &Worker| match worker.manager.state() {
+            Ok(State::Stopped { why }) => {
+                Some(format!("the worker {} does not run: {} is {why}", worker.name, worker.manager.name()))
+            }
+            Ok(State::Running { .. } | State::Unknown { .. }) | Err(_) => None,
+        };
+        self.workers.iter().filter_map(down).collect()
+    }
+
     /// Starts every worker that does not run.
     ///
     /// # Errors

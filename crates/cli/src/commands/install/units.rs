@@ -140,6 +140,8 @@ fn service(wanted: &Wanted<'_>) -> String {
          Type=notify\n\
          NotifyAccess=main\n\
          ExecStart={program} --config {file} serve\n\
+         # Becomes the program and the configuration of now: no connection is lost, and the app runs on.\n\
+         ExecReload=/bin/kill -USR2 $MAINPID\n\
          WorkingDirectory={folder}\n\
          {user}\
          # Secrets that plimsoll.toml names as env:NAME\n\
