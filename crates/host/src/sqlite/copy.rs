@@ -1,6 +1,8 @@
 //! A consistent copy of a live database, page by page, by SQLite's own means.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::Error;
 use super::connection::{ForeignKeys, JournalMode, beside, journal_mode, open_own, open_read};
-use super::control::{Control, Phase};
+use super::control::{Control, Phase, Stop};
 use super::hold::{Hold, Limits};
 use super::partial::{Partial, room};
 
@@ -46,19 +48,19 @@ pub fn copy(source: &Path, dest: &Path, limits: &Limits, control: &mut Control<'
     let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = dest.file_name().unwrap_or_default().to_string_lossy();
     let partial = Partial::new(folder, &name)?;
-    let (copied, ()) = copy_and(source, &partial, limits, control, &mut |_, _, _, _| Ok(()))?;
+    let (copied, ()) = copy_and(source, &partial, limits, control, &|_, _, _, _| Ok(()))?;
     match partial.publish(dest)? {
         Ok(()) => Ok(copied),
         Err(_) => Err(Error::io(dest, "create", std::io::ErrorKind::AlreadyExists.into())),
     }
 }
 
-/// What is read from the source in the same transaction as its pages: gets the connection, the journal mode and the
-/// number of the attempt, from 1.
+/// What is read from the source at the same moment as its pages: gets a connection with a read transaction, the journal
+/// mode, the number of the attempt, from 1, and when to stop. It may run on another thread, beside the copying.
 pub(crate) type Inspect<'a, T> =
-    &'a mut dyn FnMut(&Connection, JournalMode, u32, &mut Control<'_>) -> rusqlite::Result<T>;
+    &'a (dyn Fn(&Connection, JournalMode, u32, &Stop) -> rusqlite::Result<T> + Sync);
 
-pub(crate) fn copy_and<T>(
+pub(crate) fn copy_and<T: Send>(
     source: &Path,
     partial: &Partial,
     limits: &Limits,
@@ -93,7 +95,7 @@ pub(crate) fn copy_and<T>(
     }
 }
 
-fn copy_once<T>(
+fn copy_once<T: Send>(
     source: &Path,
     partial: &Partial,
     attempt: u32,
@@ -108,26 +110,75 @@ fn copy_once<T>(
     // One read transaction from the first page to the last. Without it SQLite starts the copy again after every
     // commit of another process, and never ends under a busy writer. With a rollback journal it keeps writers from
     // committing, so there is no pause between the steps.
-    let transaction = from.unchecked_transaction().map_err(failed("beginning to read"))?;
+    let reader = (mode == JournalMode::Wal).then(|| same_moment(source, &from)).transpose()?.flatten();
+    if reader.is_none() {
+        begin(&from).map_err(failed("beginning to read"))?;
+    }
     let number = |sql: &str| -> Result<u64, Error> {
-        transaction
-            .query_row(sql, [], |row| row.get::<_, i64>(0))
+        from.query_row(sql, [], |row| row.get::<_, i64>(0))
             .map(i64::unsigned_abs)
             .map_err(failed("reading its size"))
     };
-    // The first real read: from here on everything that is seen is one moment.
-    number("SELECT count(*) FROM sqlite_schema")?;
     let (pages, page_size) = (number("PRAGMA page_count")?, number("PRAGMA page_size")?);
     let folder = partial.path().parent().unwrap_or(Path::new("."));
     partial.empty()?;
     room(folder, pages * page_size + (1 << 20))?;
-    copy_pages(&transaction, source, partial.path(), hold, control)?;
-    let seen = inspect(&transaction, mode, attempt, control).map_err(failed("reading its rows"))?;
+    let stop = control.stop.clone();
+    let seen = match reader {
+        None => {
+            copy_pages(&from, source, partial.path(), hold, control)?;
+            inspect(&from, mode, attempt, &stop).map_err(failed("reading its rows"))?
+        }
+        Some(mut reader) => {
+            // In vain when the copying fails.
+            let in_vain = Arc::new(AtomicBool::new(false));
+            let (flag, watch) = (Arc::clone(&in_vain), hold.clone());
+            // It fails only on a closed connection.
+            let _ = reader
+                .progress_handler(4_000, Some(move || flag.load(Ordering::Relaxed) || watch.must_end()));
+            thread::scope(|scope| {
+                let stop = &stop;
+                let beside = scope.spawn(move || inspect(&reader, mode, attempt, stop));
+                let copied = copy_pages(&from, source, partial.path(), hold, control);
+                in_vain.store(copied.is_err(), Ordering::Relaxed);
+                let seen = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                copied?;
+                seen.map_err(failed("reading its rows"))
+            })?
+        }
+    };
     let held = hold.held();
-    drop(transaction);
     drop(from);
     settle(partial.path())?;
     Ok((Copied { pages, page_size, mode, attempts: attempt, held }, seen))
+}
+
+/// Begins a read transaction and makes it see something: from then on everything that is read is one moment.
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN")?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+}
+
+/// A second connection whose read transaction sees the same moment as the one that is begun on `from`, so that rows can
+/// be read on another core while the pages are copied. `None` when somebody commits in between every time.
+fn same_moment(source: &Path, from: &Connection) -> Result<Option<Connection>, Error> {
+    let failed = |e: rusqlite::Error| Error::of(source, "beginning to read", &e);
+    let reader = open_read(source)?;
+    let version = || reader.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0));
+    for _ in 0..20 {
+        // The number changes with every commit of others that this connection comes to see. The same before the one
+        // transaction begins and within the other: nobody committed in between.
+        let before = version().map_err(failed)?;
+        begin(from).map_err(failed)?;
+        begin(&reader).map_err(failed)?;
+        if version().map_err(failed)? == before {
+            return Ok(Some(reader));
+        }
+        for connection in [from, &reader] {
+            connection.execute_batch("ROLLBACK").map_err(failed)?;
+        }
+    }
+    Ok(None)
 }
 
 /// Pages per step: 4 MiB at the usual page size; a stop is noticed within milliseconds.

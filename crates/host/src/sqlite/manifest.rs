@@ -47,6 +47,9 @@ pub struct Manifest {
     /// For a compressed file, size and SHA-256 of the database inside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inside: Option<Inside>,
+    /// In a bucket, the object that holds the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// Bytes per page.
     pub page_size: u64,
     /// The source's journal mode, which a restore brings back.

@@ -127,7 +127,7 @@ pub fn into(
     let source = open_finished(proven.file())?;
     let mut restored = match open_read(target) {
         Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {
-            match through(&source, reader, target, guard, options, control) {
+            match through(&proven, &source, reader, target, guard, options, control) {
                 // Readable at its first page only: it cannot be copied aside page by page.
                 Err(Error::Corrupt { .. } | Error::NotADatabase { .. }) => {
                     replace(&proven, target, false, options, control)?
@@ -212,7 +212,8 @@ fn holds(
         Guard::Equals(expected) => {
             let transaction =
                 reader.unchecked_transaction().map_err(|e| Error::of(target, "reading its rows", &e))?;
-            let found = Fingerprint::read(&transaction, Depth::Content, control)
+            let found = expected
+                .read_like(&transaction, Depth::Content, control)
                 .map_err(|e| interrupted(target, &e, &control.stop))?;
             let differences = expected.differences(&found);
             if differences.is_empty() {
@@ -229,6 +230,7 @@ fn page_size(connection: &Connection, path: &Path) -> Result<i64, Error> {
 }
 
 fn through(
+    proven: &Proven<'_>,
     source: &Connection,
     reader: Connection,
     target: &Path,
@@ -256,7 +258,7 @@ fn through(
             .map_err(failed("opening for writing"))?;
     }
     let locked = write_pages(source, &mut writer, &witness, target, options, control)?;
-    let content = read_back(&witness.reader, target, options, control)?;
+    let content = read_back(proven, &witness.reader, target, options, control)?;
     // In this order: the writer is the last to close, and the descriptor below the connections is closed at the end.
     let Witness { reader, header, .. } = witness;
     drop(reader);
@@ -314,6 +316,7 @@ fn write_pages(
 }
 
 fn read_back(
+    proven: &Proven<'_>,
     reader: &Connection,
     target: &Path,
     options: &Options,
@@ -321,7 +324,9 @@ fn read_back(
 ) -> Result<Fingerprint, Error> {
     let transaction = reader.unchecked_transaction().map_err(|e| Error::of(target, "reading back", &e))?;
     // The restore is done: from here on stopping would only hide how it went.
-    Fingerprint::read(&transaction, options.read_back, control)
+    proven
+        .content
+        .read_like(&transaction, options.read_back, control)
         .map_err(|e| Error::of(target, "reading back", &e))
 }
 
@@ -449,7 +454,7 @@ fn replace(
     partial.replace(target)?;
     let locked = locked.elapsed();
     let reader = open_read(target)?;
-    let content = read_back(&reader, target, options, control)?;
+    let content = read_back(backup, &reader, target, options, control)?;
     Ok(Restored {
         method: Method::Renamed,
         kept,
@@ -843,14 +848,8 @@ mod tests {
 
     #[test]
     fn killed_at_any_moment_it_leaves_the_old_or_the_new_whole() {
-        killed("WAL", 30);
-        killed("DELETE", 15);
-    }
-
-    #[test]
-    #[ignore = "minutes: the long form of the one above"]
-    fn killed_at_two_hundred_moments() {
-        killed("WAL", 130);
-        killed("DELETE", 70);
+        let rounds = plimsoll_testkit::soak::rounds;
+        killed("WAL", rounds(20, 130) as u64);
+        killed("DELETE", rounds(10, 70) as u64);
     }
 }

@@ -233,12 +233,12 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         Side::Finished(path) => path,
         Side::Live(path) => {
             snapshot = Partial::new(folder, &format!("{name}.now"))?;
-            copy_and(path, &snapshot, &options.limits, control, &mut |_, _, _, _| Ok(()))?;
+            copy_and(path, &snapshot, &options.limits, control, &|_, _, _, _| Ok(()))?;
             snapshot.path()
         }
     };
     let out = Partial::new(folder, &name)?;
-    copy_and(options.pre, &out, &options.limits, control, &mut |_, _, _, _| Ok(()))?;
+    copy_and(options.pre, &out, &options.limits, control, &|_, _, _, _| Ok(()))?;
     let scratch = Partial::new(folder, &format!("{name}.work"))?;
     let mut writer = Writer::begin(options.aside, "a rollback that could not carry them")?;
     let holds = Fingerprint::of(now, Depth::Content, control)?;
