@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod backup;
+mod backup_disk;
+mod backup_s3;
 mod bad_input;
 mod crash;
 mod deploy;

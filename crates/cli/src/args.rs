@@ -423,12 +423,15 @@ pub(crate) enum BackupCommand {
     Restore(BackupRestoreArgs),
     /// Remove old backups, and say of each why it stays or goes
     ///
-    /// The newest verified backup stays, and those of the last runs. What any rule keeps is kept.
+    /// The newest verified backup stays, and those of the last runs. What any rule keeps is kept. The configured places
+    /// for second copies are pruned by the same rules.
     Prune(BackupPruneArgs),
-    /// Copy a backup to another folder, read it back from there and compare
+    /// Copy a backup to another folder or to S3, read it back from there and compare
     ///
-    /// DEST must be there. It is marked, so that a disk that is not mounted the next time is noticed, and not its
-    /// empty mount point filled.
+    /// A folder must be there. It is marked, so that a disk that is not mounted the next time is noticed, and not its
+    /// empty mount point filled. s3://BUCKET/PREFIX goes to S3, or to what speaks like it; endpoint and keys come from
+    /// [backup.s3], else from where the AWS tools look. From s3://BUCKET/PREFIX/NAME a backup comes back into a folder;
+    /// the NAME <database>.backup.LATEST is the newest.
     Copy(BackupCopyArgs),
     /// Restore the newest backup of each place aside, check it and time it
     ///
@@ -476,18 +479,18 @@ pub(crate) struct BackupPruneArgs {
     /// Keep those of the last N days [default: as configured, else 14]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: Option<u32>,
-    /// Keep the last N
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) last: u32,
-    /// Keep the last one of each of the last N days that have one
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) daily: u32,
-    /// Keep the last one of each of the last N weeks that have one
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) weekly: u32,
-    /// Keep the last one of each of the last N months that have one
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub(crate) monthly: u32,
+    /// Keep the last N [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<u32>,
+    /// Keep the last one of each of the last N days that have one [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub(crate) daily: Option<u32>,
+    /// Keep the last one of each of the last N weeks that have one [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub(crate) weekly: Option<u32>,
+    /// Keep the last one of each of the last N months that have one [default: as configured]
+    #[arg(long, value_name = "N")]
+    pub(crate) monthly: Option<u32>,
     /// Show what would become of each, and remove nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -580,7 +583,7 @@ pub(crate) struct BackupCopyArgs {
     /// The backup
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// The folder to copy it to: another disk, a NAS
+    /// Where to copy it: a folder (another disk, a NAS), or s3://BUCKET/PREFIX
     #[arg(value_name = "DEST")]
     pub(crate) dest: PathBuf,
     /// Accept that DEST is another disk than before

@@ -242,8 +242,7 @@ pub(crate) fn database(
     Ok(RunDatabase::new(database::Settings {
         file,
         backups: config.backups(),
-        copies: config.backup.folders().cloned().collect(),
-        unreachable_copies: config.backup.buckets().collect(),
+        copies: config.backup.places(),
         run_folder: runs.folder(order.run),
         run: order.run,
         tables: config.database.tables.clone(),

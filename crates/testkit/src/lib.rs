@@ -11,6 +11,7 @@ pub mod http;
 mod output;
 mod processes;
 mod repo;
+pub mod s3;
 mod sandbox;
 mod serve;
 pub mod shop;

@@ -277,7 +277,7 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// A port below those that the kernel hands out by itself, so that no outgoing connection takes it meanwhile; each
 /// number is tried once in a test program.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(641);
     loop {

@@ -3,6 +3,7 @@
 //! [`sections`] is what the file means, with every default in its doc comment; [`read`] says what may stand in it.
 //! Nothing after [`Config::load`] looks at the file again.
 
+mod backup;
 mod duration;
 mod form;
 mod mistake;
@@ -22,12 +23,13 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_core::plan::Smoke;
 
+pub(crate) use backup::{Backup, KEEP_DAYS, S3};
 pub(crate) use duration::show as show_duration;
 pub(crate) use mistake::ConfigError;
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
 pub(crate) use sections::{
-    App, Backup, Build, Commands, Dashboard, Database, Front, Log, LogSource, Migrations, Notify, Occasion,
-    People, Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, Window, Worker, WorkerKind,
+    App, Build, Commands, Dashboard, Database, Front, Log, LogSource, Migrations, Notify, Occasion, People,
+    Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, Window, Worker, WorkerKind,
 };
 pub(crate) use url::{DatabaseUrl, Destination, Listen, PublicUrl};
 
@@ -181,8 +183,13 @@ listen = \"127.0.0.1:8080\"
         })
     }
 
+    /// [`LEAST`] with the text below it.
+    pub(super) fn parse_with(below: &str) -> Config {
+        parse(&format!("{LEAST}{below}")).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
     /// The mistakes in [`LEAST`] with the text below it.
-    fn mistakes(below: &str) -> String {
+    pub(super) fn mistakes(below: &str) -> String {
         parse(&format!("{LEAST}{below}")).expect_err(below)
     }
 
@@ -248,7 +255,7 @@ listen = \"127.0.0.1:8080\"
         let front = config.front.unwrap();
         assert_eq!((front.hold_budget, front.drain), (secs(10), secs(5)));
         assert_eq!(config.watch.errors_for, Duration::ZERO);
-        assert_eq!((config.backup.keep_days, config.backup.compress), (14, false));
+        assert_eq!((config.backup.keep.days, config.backup.compress), (14, false));
         assert!(config.window.is_none() && config.notify.is_empty() && config.smoke.is_empty());
         assert_eq!(parse(&format!("{LEAST}[watch]\n")).unwrap().watch.errors_for, secs(600));
     }

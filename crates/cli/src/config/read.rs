@@ -10,9 +10,9 @@ use super::form::{app_name, command, commands, git_url, path, settings, within};
 use super::mistake::{Mistake, Mistakes, Unfit};
 use super::secret::Secret;
 use super::table::{At, Table};
-use super::url::{self, DatabaseUrl, Destination, PublicUrl};
+use super::url::{self, DatabaseUrl, PublicUrl};
 use super::{
-    App, Backup, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, duration, people,
+    App, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, backup, duration, people,
     service, smoke, team,
 };
 
@@ -48,7 +48,7 @@ fn sections(path: &Path, file: &Table<'_>) -> Option<Config> {
     let workers = service::workers(file);
     let logs = file.tables("log").iter().filter_map(|t| service::log(t, &root)).collect();
     let watch = file.table("watch").map(|t| watch(&t)).unwrap_or_default();
-    let backup = backup(file.table("backup").as_ref(), &root);
+    let backup = backup::backup(file.table("backup").as_ref(), &root);
     let window = file.table("window").and_then(|t| team::window(&t));
     let notify = team::notify(file);
     let smtp = team::smtp(file.table("smtp").as_ref());
@@ -219,16 +219,4 @@ fn watch(table: &Table<'_>) -> Watch {
         counts.insert(name, sql.value);
     }
     Watch { errors_for: errors_for.map_or(Duration::from_secs(600), |e| e.value), spots, counts }
-}
-
-fn backup(table: Option<&Table<'_>>, root: &Path) -> Backup {
-    let mut backup = Backup { keep_days: 14, compress: false, copies: Vec::new() };
-    let Some(table) = table else { return backup };
-    backup.keep_days = table.number("keep_days", 1..=3_650).map_or(backup.keep_days, |n| n.value);
-    backup.compress = table.flag("compress").unwrap_or(backup.compress);
-    for text in table.distinct("copies") {
-        let copy = table.fit(text, |text| Destination::parse(text, root));
-        backup.copies.extend(copy.map(|c| c.value));
-    }
-    backup
 }

@@ -11,7 +11,7 @@ use regex::Regex;
 
 pub(crate) use plimsoll_core::notify::Occasion;
 
-use super::{DatabaseUrl, Destination, Listen, PublicUrl, Secret, Setting, Settings};
+use super::{DatabaseUrl, Listen, PublicUrl, Secret, Setting, Settings};
 
 /// `[app]`
 #[derive(Clone, Debug)]
@@ -200,36 +200,6 @@ pub(crate) struct Watch {
     pub(crate) spots: Vec<Duration>,
     /// Name to SQL that counts something since `:since`. Default: none.
     pub(crate) counts: BTreeMap<String, String>,
-}
-
-/// `[backup]`
-#[derive(Clone, Debug)]
-pub(crate) struct Backup {
-    /// Older backups are pruned, the last good one never. Default: 14.
-    pub(crate) keep_days: u32,
-    /// Default: false.
-    pub(crate) compress: bool,
-    /// Where second copies go. Default: none.
-    pub(crate) copies: Vec<Destination>,
-}
-
-impl Backup {
-    /// The folders among the places for second copies.
-    pub(crate) fn folders(&self) -> impl Iterator<Item = &PathBuf> {
-        self.copies.iter().filter_map(|destination| match destination {
-            Destination::Folder(folder) => Some(folder),
-            Destination::S3 { .. } => None,
-        })
-    }
-
-    /// The buckets among them, as they stand in the file.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = String> {
-        self.copies.iter().filter_map(|destination| match destination {
-            Destination::Folder(_) => None,
-            Destination::S3 { bucket, prefix } if prefix.is_empty() => Some(format!("s3://{bucket}")),
-            Destination::S3 { bucket, prefix } => Some(format!("s3://{bucket}/{prefix}")),
-        })
-    }
 }
 
 /// `[window]`: when users may meet a maintenance page, because a change takes longer than requests can wait.

@@ -204,6 +204,11 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
+    /// Reads what was typed: `s3://bucket/prefix`, or a folder. An error is what is wrong with it.
+    pub(crate) fn typed(text: &str, directory: &Path) -> Result<Destination, (String, String)> {
+        Destination::parse(text, directory).map_err(|unfit| (unfit.what, unfit.help))
+    }
+
     pub(super) fn parse(text: &str, root: &Path) -> Result<Destination, Unfit> {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

@@ -56,10 +56,8 @@ pub struct Settings {
     pub file: PathBuf,
     /// The folder for backups.
     pub backups: PathBuf,
-    /// Folders for second copies of the backup before the deployment.
-    pub copies: Vec<PathBuf>,
-    /// Configured places for second copies that this version cannot write to, as configured.
-    pub unreachable_copies: Vec<String>,
+    /// Places for second copies of the backup before the deployment.
+    pub copies: Vec<copies::Place>,
     /// The run's own folder.
     pub run_folder: PathBuf,
     /// The run's number.
@@ -463,10 +461,6 @@ impl Database for RunDatabase {
                 .with("counts", counts),
         ];
         checks.append(&mut second);
-        for place in &self.settings.unreachable_copies {
-            let why = "this version copies to folders only; no copy was made there";
-            checks.push(Check::unknown("backup.second", format!("Second copy to {place}"), why));
-        }
         self.backup = Some(made);
         Ok(checks)
     }

@@ -1,6 +1,6 @@
 //! `backup copy` and `backup drill`: second copies in other places, and the proof that they can be restored.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use plimsoll_core::check::Verdict;
@@ -8,32 +8,76 @@ use plimsoll_host::copies::{self, Copied, Drilled};
 use plimsoll_host::sqlite::{self, Control};
 use serde_json::json;
 
-use super::typed;
+use super::{find, typed};
 use crate::args::{BackupCopyArgs, Global};
-use crate::config::Destination;
+use crate::config::{Destination, S3};
 use crate::error::{Error, Kind};
 use crate::place::{Place, stop_on_signals};
 use crate::ui::{Ui, size_words, took_words};
 
 pub(super) fn copy(global: &Global, args: &BackupCopyArgs, ui: &Ui) -> Result<(), Error> {
-    if args.dest.to_string_lossy().contains("://") {
-        return Err(Error::usage("copies go to folders in this version")
-            .why(format!("{} is none", args.dest.display()))
-            .next("mount it as a folder, or copy it with that service's own tool"));
+    let s3 = || find(global, &args.place).ok().and_then(|place| place.config).map(|config| config.backup.s3);
+    if let Some(from) = args.file.to_str().filter(|text| text.starts_with("s3://")) {
+        return fetch(global, from, args, &s3().unwrap_or_default(), ui);
     }
     let file = typed(global, &args.place, &args.file)?;
-    // The folder is known by its full path, however it is typed.
-    let dest = global.directory.join(&args.dest);
-    let dest = std::path::absolute(&dest).unwrap_or(dest);
-    let copied = to(&file, &dest, args.new_disk, ui)
+    let dest = destination(global, &args.dest.to_string_lossy())?;
+    // Only a bucket needs what the configuration says.
+    let place = match &dest {
+        Destination::Folder(_) => S3::default().place(&dest),
+        Destination::S3 { .. } => s3().unwrap_or_default().place(&dest),
+    };
+    let copied = to(&file, &place, args.new_disk, ui)
         .map_err(|error| told(&format!("{} was not copied", file.display()), &error))?;
-    show(&dest, &copied, ui);
+    show(&place, &copied, ui);
     Ok(())
 }
 
-fn to(file: &Path, dest: &Path, new_disk: bool, ui: &Ui) -> Result<Copied, copies::Error> {
-    let _step = ui.progress(&format!("Copy to {}", dest.display()));
-    copies::copy(file, dest, new_disk, &mut Control::quiet(stop_on_signals()))
+/// A folder is known by its full path, however it is typed.
+fn destination(global: &Global, text: &str) -> Result<Destination, Error> {
+    let directory = std::path::absolute(&global.directory).unwrap_or_else(|_| global.directory.clone());
+    Destination::typed(text, &directory)
+        .map_err(|(what, help)| Error::usage(what).state("nothing was copied").next(help))
+}
+
+/// Brings a backup back from a bucket: what is needed when the machine is a new one.
+fn fetch(global: &Global, from: &str, args: &BackupCopyArgs, s3: &S3, ui: &Ui) -> Result<(), Error> {
+    let usage = |what: String| {
+        Error::usage(what)
+            .state("nothing was copied")
+            .next("plimsoll backup copy s3://BUCKET/PREFIX/shop.db.backup.LATEST FOLDER")
+    };
+    let no_name = || usage(format!("{from} names no backup"));
+    let (bucket, name) = from.rsplit_once('/').filter(|(bucket, _)| *bucket != "s3:/").ok_or_else(no_name)?;
+    let (database, moment) = name.split_once(".backup.").ok_or_else(no_name)?;
+    let there = destination(global, bucket)?;
+    let Destination::Folder(folder) = destination(global, &args.dest.to_string_lossy())? else {
+        return Err(usage("a backup comes from a bucket into a folder, not into another bucket".to_owned()));
+    };
+    if !folder.is_dir() {
+        return Err(usage(format!("there is no folder {}", folder.display())));
+    }
+    let copies::Place::Bucket(bucket) = s3.place(&there) else { return Err(no_name()) };
+    let file = (moment != "LATEST").then_some(name);
+    let step = ui.progress(&format!("Copy from {}", bucket.place()));
+    let mut control = Control::quiet(stop_on_signals());
+    let fetched = copies::fetch(&bucket, database, file, &folder, &mut control)
+        .map_err(|error| told(&format!("{from} was not copied"), &error))?;
+    drop(step);
+    let Some(path) = fetched else {
+        return Err(usage(format!("there is no backup {name} in {}", bucket.place())));
+    };
+    if ui.is_json() {
+        ui.object(&json!({ "event": "fetched", "file": path, "from": bucket.place() }));
+    } else {
+        ui.finding(Verdict::Pass, &path.display().to_string(), "its hash is that of its manifest", "");
+    }
+    Ok(())
+}
+
+fn to(file: &Path, place: &copies::Place, new_disk: bool, ui: &Ui) -> Result<Copied, copies::Error> {
+    let _step = ui.progress(&format!("Copy to {}", place.key()));
+    copies::copy(file, place, new_disk, &mut Control::quiet(stop_on_signals()))
 }
 
 fn told(what: &str, error: &copies::Error) -> Error {
@@ -45,10 +89,10 @@ fn told(what: &str, error: &copies::Error) -> Error {
     Error::new(kind, what).why(error.to_string()).state("the local backup is as it was").next(error.hint())
 }
 
-fn show(dest: &Path, copied: &Copied, ui: &Ui) {
+fn show(place: &copies::Place, copied: &Copied, ui: &Ui) {
     if ui.is_json() {
         return ui.object(&json!({
-            "event": "copied", "file": copied.path, "destination": dest, "bytes": copied.bytes,
+            "event": "copied", "file": copied.file, "destination": place.key(), "bytes": copied.bytes,
             "was_there": copied.was_there, "took_ms": copied.took_ms,
         }));
     }
@@ -60,21 +104,16 @@ fn show(dest: &Path, copied: &Copied, ui: &Ui) {
             took_words(Duration::from_millis(copied.took_ms))
         ),
     };
-    ui.finding(Verdict::Pass, &copied.path.display().to_string(), &note, "");
+    ui.finding(Verdict::Pass, &copied.file, &note, "");
 }
 
 /// Copies a fresh backup to the configured places. The local one counts whatever becomes of them.
 pub(super) fn after_backup(place: &Place, file: &Path, ui: &Ui) -> Result<(), Error> {
     let mut failed = Vec::new();
-    for destination in place.config.iter().flat_map(|config| &config.backup.copies) {
-        match destination {
-            Destination::Folder(folder) => match to(file, folder, false, ui) {
-                Ok(copied) => show(folder, &copied, ui),
-                Err(error) => failed.push(format!("{}: {error}. {}", folder.display(), error.hint())),
-            },
-            Destination::S3 { bucket, prefix } => {
-                failed.push(format!("s3://{bucket}/{prefix}: this version copies to folders only"));
-            }
+    for there in place.config.iter().flat_map(|config| config.backup.places()) {
+        match to(file, &there, false, ui) {
+            Ok(copied) => show(&there, &copied, ui),
+            Err(error) => failed.push(format!("{}: {error}. {}", there.key(), error.hint())),
         }
     }
     if failed.is_empty() {
@@ -86,23 +125,23 @@ pub(super) fn after_backup(place: &Place, file: &Path, ui: &Ui) -> Result<(), Er
         .next("mend the place, then: plimsoll backup copy FILE DEST"))
 }
 
-/// The folders that second copies go to.
-fn folders(place: &Place) -> Vec<PathBuf> {
-    let configured = place.config.iter().flat_map(|config| config.backup.folders());
-    let mut folders: Vec<PathBuf> = configured.cloned().collect();
-    // Also those that were typed once.
-    let noted = copies::states(&place.backups).unwrap_or_default();
-    for key in noted.into_keys().filter(|key| key.starts_with('/')).map(PathBuf::from) {
-        if !folders.contains(&key) {
-            folders.push(key);
+/// The places that second copies go to, those included that were typed once.
+fn places(place: &Place) -> Vec<copies::Place> {
+    let s3 = place.config.as_ref().map(|config| config.backup.s3.clone()).unwrap_or_default();
+    let mut places: Vec<_> = place.config.iter().flat_map(|config| config.backup.places()).collect();
+    for key in copies::states(&place.backups).unwrap_or_default().into_keys() {
+        let known = places.iter().any(|place| place.key() == key);
+        if !known && (key.starts_with('/') || key.starts_with("s3://")) {
+            let typed = Destination::typed(&key, Path::new("/"));
+            places.extend(typed.ok().map(|destination| s3.place(&destination)));
         }
     }
-    folders
+    places
 }
 
 pub(super) fn drill(place: &Place, ui: &Ui) -> Result<(), Error> {
-    let folders = folders(place);
-    let places = std::iter::once(None).chain(folders.iter().map(|folder| Some(folder.as_path())));
+    let others = places(place);
+    let places = std::iter::once(None).chain(others.iter().map(Some));
     let scratch = place.backups.join(format!(".drill-{}", std::process::id()));
     if !place.backups.is_dir() {
         return Err(Error::failed(format!("there are no backups of {}", place.name()))
@@ -114,11 +153,11 @@ pub(super) fn drill(place: &Place, ui: &Ui) -> Result<(), Error> {
     })?;
     let mut failed = Vec::new();
     let stop = stop_on_signals();
-    for folder in places {
-        let name = folder.map_or_else(|| place.backups.display().to_string(), |f| f.display().to_string());
+    for there in places {
+        let name = there.map_or_else(|| place.backups.display().to_string(), copies::Place::key);
         let step = ui.progress(&format!("Restore the newest of {name}"));
         let mut control = Control::new(stop.clone(), |at| step.at(at.done, at.total, at.unit));
-        let result = copies::drill(&place.backups, &place.name(), folder, &scratch, &mut control);
+        let result = copies::drill(&place.backups, &place.name(), there, &scratch, &mut control);
         drop(control);
         drop(step);
         match result {
@@ -141,7 +180,7 @@ pub(super) fn drill(place: &Place, ui: &Ui) -> Result<(), Error> {
 fn told_drill(name: &str, drilled: &Drilled, ui: &Ui) {
     if ui.is_json() {
         return ui.object(&json!({
-            "event": "drilled", "place": name, "file": drilled.path, "made_at": drilled.made_at,
+            "event": "drilled", "place": name, "file": drilled.file, "made_at": drilled.made_at,
             "rows": drilled.rows, "restore_ms": drilled.restore_ms, "took_ms": drilled.took_ms,
         }));
     }
@@ -152,5 +191,5 @@ fn told_drill(name: &str, drilled: &Drilled, ui: &Ui) {
         drilled.rows,
         words(drilled.took_ms)
     );
-    ui.finding(Verdict::Pass, &drilled.path.display().to_string(), &note, "");
+    ui.finding(Verdict::Pass, &drilled.file, &note, "");
 }

@@ -69,8 +69,8 @@ fn make(global: &Global, args: &BackupCreateArgs, ui: &Ui) -> Result<(), Error> 
     show(&place, &made, ui);
     let copied = copies::after_backup(&place, &made.path, ui);
     // Without a configuration nothing goes unless it is asked for.
-    if let Some(days) = args.days.or(configured.map(|backup| backup.keep_days)) {
-        prune::after_backup(&place, days, ui);
+    if args.days.is_some() || configured.is_some() {
+        prune::after_backup(&place, args.days, ui);
     }
     copied
 }

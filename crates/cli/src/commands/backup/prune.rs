@@ -2,30 +2,37 @@
 
 use jiff::Timestamp;
 use plimsoll_core::check::Verdict;
-use plimsoll_host::backups::{self, Fate, Retention};
+use plimsoll_host::backups::{self, Entry, Fate, Retention};
+use plimsoll_host::copies;
 use plimsoll_host::journal::Runs;
+use plimsoll_host::sqlite::Control;
 use serde_json::json;
 
 use super::entries;
 use crate::args::BackupPruneArgs;
+use crate::config::KEEP_DAYS;
 use crate::error::Error;
-use crate::place::{Place, failed};
+use crate::place::{Place, failed, stop_on_signals};
 use crate::ui::Ui;
 
 /// Backups made before the last so many runs stay: going back needs them.
 const RUNS: usize = 3;
-/// When neither the command nor a configuration says how many.
-const DAYS: u32 = 14;
+
+/// What the configuration says, and what was typed instead.
+fn retention(place: &Place, args: &BackupPruneArgs) -> Retention {
+    let usual = Retention { days: KEEP_DAYS, ..Retention::default() };
+    let keep = place.config.as_ref().map_or(usual, |config| config.backup.keep);
+    Retention {
+        days: args.days.unwrap_or(keep.days),
+        last: args.last.unwrap_or(keep.last),
+        daily: args.daily.unwrap_or(keep.daily),
+        weekly: args.weekly.unwrap_or(keep.weekly),
+        monthly: args.monthly.unwrap_or(keep.monthly),
+    }
+}
 
 pub(super) fn prune(place: &Place, args: &BackupPruneArgs, ui: &Ui) -> Result<(), Error> {
-    let configured = place.config.as_ref().map(|config| config.backup.keep_days);
-    let retention = Retention {
-        days: args.days.or(configured).unwrap_or(DAYS),
-        last: args.last,
-        daily: args.daily,
-        weekly: args.weekly,
-        monthly: args.monthly,
-    };
+    let retention = retention(place, args);
     let fates = decide(place, &retention)?;
     if fates.is_empty() {
         ui.say(&format!("there are no backups of {} in {}", place.name(), place.backups.display()));
@@ -37,20 +44,69 @@ pub(super) fn prune(place: &Place, args: &BackupPruneArgs, ui: &Ui) -> Result<()
     for fate in &fates {
         tell(fate, !args.dry_run, ui);
     }
+    count(&fates, args.dry_run, ui);
+    let mut failed = Vec::new();
+    for there in places(place) {
+        match prune_there(place, &there, &retention, args.dry_run, ui) {
+            Ok(fates) => {
+                ui.say(&format!("in {}:", there.key()));
+                fates.iter().for_each(|fate| tell(fate, !args.dry_run, ui));
+                count(&fates, args.dry_run, ui);
+            }
+            Err(why) => failed.push(why),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed("not every place for second copies was pruned")
+        .details(failed)
+        .state("nothing that is to be kept was removed anywhere")
+        .next("mend the place, then: plimsoll backup prune"))
+}
+
+fn count(fates: &[Fate], dry_run: bool, ui: &Ui) {
     let gone = fates.iter().filter(|fate| !fate.keep).count();
-    let done = if args.dry_run { "would be removed; nothing was, for this is a dry run" } else { "removed" };
+    let done = if dry_run { "would be removed; nothing was, for this is a dry run" } else { "removed" };
     ui.say(&format!("{} kept, {gone} {done}", fates.len() - gone));
-    Ok(())
 }
 
 /// After a backup: only what goes is told. The backup counts already, so a failure here is a warning.
-pub(super) fn after_backup(place: &Place, days: u32, ui: &Ui) {
-    let retention = Retention { days, ..Retention::default() };
+pub(super) fn after_backup(place: &Place, days: Option<u32>, ui: &Ui) {
+    let retention = retention(place, &BackupPruneArgs { days, ..BackupPruneArgs::default() });
     let pruned = decide(place, &retention).and_then(|fates| remove(place, &fates).map(|()| fates));
+    let told =
+        |fates: Vec<Fate>| fates.iter().filter(|fate| !fate.keep).for_each(|fate| tell(fate, true, ui));
     match pruned {
-        Ok(fates) => fates.iter().filter(|fate| !fate.keep).for_each(|fate| tell(fate, true, ui)),
+        Ok(fates) => told(fates),
         Err(error) => ui.warn(&format!("old backups were not pruned: {}", error.why)),
     }
+    for there in places(place) {
+        match prune_there(place, &there, &retention, false, ui) {
+            Ok(fates) => told(fates),
+            Err(why) => ui.warn(&format!("old copies were not pruned: {why}")),
+        }
+    }
+}
+
+fn places(place: &Place) -> Vec<copies::Place> {
+    place.config.as_ref().map(|config| config.backup.places()).unwrap_or_default()
+}
+
+/// By the same rules: each place keeps by what is there, so that one that was away for a month loses nothing by it.
+fn prune_there(
+    place: &Place,
+    there: &copies::Place,
+    retention: &Retention,
+    dry_run: bool,
+    ui: &Ui,
+) -> Result<Vec<Fate>, String> {
+    let runs = needed_runs(place).map_err(|error| error.why)?;
+    let decide = |entries: &[Entry]| backups::fates(entries, retention, &runs, Timestamp::now());
+    let _step = ui.progress(&format!("Look through {}", there.key()));
+    let mut control = Control::quiet(stop_on_signals());
+    copies::prune(&place.backups, there, &place.name(), &decide, dry_run, &mut control)
+        .map_err(|error| format!("{}: {error}. {}", there.key(), error.hint()))
 }
 
 fn decide(place: &Place, retention: &Retention) -> Result<Vec<Fate>, Error> {

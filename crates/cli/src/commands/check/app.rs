@@ -1,9 +1,11 @@
 //! What the app needs: its data, shared files, secrets, logs; and what in the file looks like a slip.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use plimsoll_core::plan::{Agreed, Smoke};
-use plimsoll_host::sqlite::{Error as SqliteError, JournalMode, connection, schema};
+use plimsoll_host::copies::Place;
+use plimsoll_host::sqlite::{Error as SqliteError, JournalMode, Stop, connection, schema};
 use rustix::fs::{Access, access};
 
 use super::{Finding, machine};
@@ -204,6 +206,23 @@ pub(super) fn logs(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// How long a bucket may take to answer a check.
+const ASK: Duration = Duration::from_secs(5);
+
+/// The bucket answers, and lists. Unknown and not failed when it does not: a deployment does without it.
+fn bucket(config: &Config, destination: &Destination) -> Finding {
+    let Place::Bucket(mut bucket) = config.backup.s3.place(destination) else {
+        return Finding::skipped("second copies", "this place is no bucket");
+    };
+    let name = bucket.place();
+    bucket.access.retry_for = ASK;
+    let database = config.database_file().and_then(|file| file.file_name()).unwrap_or_default();
+    match bucket.count(&database.to_string_lossy(), &Stop::new().by(Instant::now() + 2 * ASK)) {
+        Ok(backups) => Finding::pass(name, format!("answers, and holds {backups} backups of this database")),
+        Err(error) => Finding::unknown(name, error.to_string(), error.hint()),
+    }
+}
+
 /// Folders for second copies are there: a missing one is most likely a disk that is not mounted.
 pub(super) fn copies(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -216,10 +235,7 @@ pub(super) fn copies(config: &Config) -> Vec<Finding> {
                 let name = format!("folder {}", folder.display());
                 findings.push(Finding::fail(name, "not there", "is the disk mounted? Or create the folder"));
             }
-            Destination::S3 { bucket, prefix } => {
-                let name = format!("s3://{bucket}/{prefix}");
-                findings.push(Finding::skipped(name, "not asked by this check"));
-            }
+            Destination::S3 { .. } => findings.push(bucket(config, copy)),
         }
     }
     findings
@@ -356,8 +372,8 @@ pub(super) mod tests {
     fn a_disk_that_is_not_mounted_fails_and_a_log_that_is_not_written_yet_does_not() {
         let sample = Sample::new();
         fs::create_dir(sample.path("nas")).unwrap();
-        let config = sample.config("[backup]\ncopies = ['nas', 'usb', 's3://b/c']\n[[log]]\nfile = 'app.log'\n[[log]]\nfile = 'nas'\n");
-        assert_eq!(verdicts(&copies(&config)), [Pass, Fail, Skipped]);
+        let config = sample.config("[backup]\ncopies = ['nas', 'usb', 's3://b/c']\ns3 = { endpoint = 'http://127.0.0.1:1', access_key_id = 'env:NOT_SET_9', secret_access_key = 'env:NOT_SET_9' }\n[[log]]\nfile = 'app.log'\n[[log]]\nfile = 'nas'\n");
+        assert_eq!(verdicts(&copies(&config)), [Pass, Fail, Unknown]);
         assert_eq!(verdicts(&logs(&config)), [Unknown, Fail]);
     }
 }

@@ -29,11 +29,6 @@ pub(super) fn later(config: &Config) -> Vec<Finding> {
     if !config.logs.is_empty() {
         not_yet(format!("[[log]] {} of them", config.logs.len()), "this version does not look into logs");
     }
-    let elsewhere = config.backup.copies.len() - config.backup.folders().count();
-    if elsewhere > 0 {
-        let note = "this version copies to folders only";
-        not_yet(format!("[backup] copies to {elsewhere} buckets of S3"), note);
-    }
     findings.extend(counts(config));
     findings
 }

@@ -1,29 +1,52 @@
-//! Second copies of backups in other folders: another disk, a NAS. Each destination has a state of its own, and a
-//! failed one never costs the local backup.
+//! Second copies of backups in other places: another disk, a NAS, a bucket. Each destination has a state of its own, and
+//! a failed one never costs the local backup.
+
+mod access;
+mod bucket;
+mod folder;
+mod http;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use plimsoll_core::check::Check;
-use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::backups::{self, Entry};
+pub use access::{Access, Encryption, Keys};
+pub use bucket::Bucket;
+
+use crate::backups::{self, Entry, Fate};
 use crate::durable;
 use crate::sqlite::fingerprint::Depth;
 use crate::sqlite::manifest::{Manifest, State};
-use crate::sqlite::partial::{Partial, leftovers, remove_with_sides, room};
+use crate::sqlite::partial::remove_with_sides;
 use crate::sqlite::restore::{Guard, Options, into};
-use crate::sqlite::verify::{self, hash_file};
-use crate::sqlite::{Control, Error as Database};
+use crate::sqlite::{Control, Error as Database, verify};
 
-/// Lies in every destination. A disk that is not mounted leaves an empty folder behind, and this is not in it.
-const MARKER: &str = ".plimsoll-copies";
+/// Where second copies go.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A folder, by its full path: another disk, a NAS.
+    Folder(PathBuf),
+    /// A bucket of S3, or of what speaks like it.
+    Bucket(Box<Bucket>),
+}
+
+impl Place {
+    /// The name under which its state is kept: the folder's path, or `s3://bucket/prefix`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Place::Folder(folder) => folder.display().to_string(),
+            Place::Bucket(bucket) => bucket.place(),
+        }
+    }
+}
+
 /// In the folder of the backups: what is known about each destination.
 const STATES: &str = "destinations.json";
 /// The key under which drills of the local backups are kept.
@@ -52,6 +75,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A bucket did not do what it was asked.
+    #[error("cannot {doing} {place}: {why}")]
+    Bucket {
+        /// `s3://bucket/prefix`
+        place: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the server or the network said, without keys.
+        why: String,
+        /// What to do next.
+        hint: &'static str,
+    },
     /// The backup does not count, so it was not copied.
     #[error("{} does not count: {why}", path.display())]
     NotVerified {
@@ -75,6 +110,7 @@ impl Error {
                 "Mount the disk; if this is a new one: `plimsoll backup copy FILE DEST --new-disk`."
             }
             Error::Other { .. } => "Look at that file, and move it away.",
+            Error::Bucket { hint, .. } => hint,
             Error::NotVerified { .. } => "Take another one: `plimsoll backup list` shows those that count.",
             Error::Database(error) => error.hint(),
         }
@@ -147,8 +183,8 @@ fn note(backups: &Path, key: &str, change: impl FnOnce(&mut Destination)) -> Res
 /// What became of a copy.
 #[derive(Clone, Debug)]
 pub struct Copied {
-    /// The copy.
-    pub path: PathBuf,
+    /// The copy: a path, or `s3://bucket/prefix/name`.
+    pub file: String,
     /// Its size.
     pub bytes: u64,
     /// Whether it was there already, as it should be.
@@ -157,21 +193,21 @@ pub struct Copied {
     pub took_ms: u64,
 }
 
-/// Copies a verified backup to a folder, reads it back from there and compares; its manifest last. `new_disk` accepts a
-/// folder that has not the marker it had. The outcome, good or bad, is noted beside the local backups.
+/// Copies a verified backup to another place, reads it back from there and compares; its manifest last. `new_disk`
+/// accepts a folder that has not the marker it had. The outcome, good or bad, is noted beside the local backups.
 ///
 /// # Errors
-/// See [`Error`]; nothing partial is left, and no other file is touched.
+/// See [`Error`]; nothing partial counts, and no other file is touched.
 pub fn copy(
     backup: &Path,
-    folder: &Path,
+    place: &Place,
     new_disk: bool,
     control: &mut Control<'_>,
 ) -> Result<Copied, Error> {
     let local = backup.parent().unwrap_or(Path::new("."));
-    let key = folder.display().to_string();
+    let key = place.key();
     let started = Instant::now();
-    match copy_to(backup, folder, new_disk, control) {
+    match copy_to(backup, place, new_disk, control) {
         Ok(mut copied) => {
             copied.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let file = backup.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -189,102 +225,60 @@ pub fn copy(
     }
 }
 
-fn copy_to(backup: &Path, folder: &Path, new_disk: bool, control: &mut Control<'_>) -> Result<Copied, Error> {
+fn copy_to(backup: &Path, place: &Place, new_disk: bool, control: &mut Control<'_>) -> Result<Copied, Error> {
     let not_verified = |why: &str| Error::NotVerified { path: backup.to_owned(), why: why.into() };
     let manifest = Manifest::read(backup)?.ok_or_else(|| not_verified("it has no manifest"))?;
-    let local = backup.parent().unwrap_or(Path::new("."));
-    same_disk(local, folder, new_disk)?;
-    let to = folder.join(&manifest.file);
-    if to.symlink_metadata().is_ok() {
-        let there = hash_file(&to, &control.stop)?;
-        if there != (manifest.bytes, manifest.sha256.clone()) {
-            return Err(Error::Other { path: to });
-        }
-        write_manifest(&manifest, &to)?;
-        return Ok(Copied { path: to, bytes: manifest.bytes, was_there: true, took_ms: 0 });
-    }
-    for left in leftovers(folder, &manifest.file)? {
-        remove_with_sides(&left);
-    }
-    room(folder, manifest.bytes + (1 << 20))?;
-    let partial = Partial::new(folder, &manifest.file)?;
-    if pour(backup, partial.path(), control)? != manifest.sha256 {
-        return Err(not_verified("its hash is not that of its manifest"));
-    }
-    read_back(partial.path(), &manifest, control)?;
-    match partial.publish(&to)? {
-        Ok(()) => {}
-        Err(_) => return Err(Error::Other { path: to }),
-    }
-    write_manifest(&manifest, &to)?;
-    Ok(Copied { path: to, bytes: manifest.bytes, was_there: false, took_ms: 0 })
-}
-
-/// A mount that has gone away leaves a folder on the wrong disk; filling that would be no second copy at all.
-fn same_disk(local: &Path, folder: &Path, new_disk: bool) -> Result<(), Error> {
-    if !folder.is_dir() {
-        return Err(Error::NoFolder { folder: folder.to_owned() });
-    }
-    let key = folder.display().to_string();
-    let known = states(local)?.get(&key).map(|state| state.id.clone()).unwrap_or_default();
-    let marker = folder.join(MARKER);
-    let found = match fs::read_to_string(&marker) {
-        Ok(text) => Some(text.trim().to_owned()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(Database::io(&marker, "read", e).into()),
-    };
-    let not_it = |why: String| Error::NotMounted { folder: folder.to_owned(), why };
-    match (known.as_str(), found) {
-        (known, Some(found)) if known == found => Ok(()),
-        // Several databases may share one destination: the first of them has marked it.
-        (known, Some(found)) if known.is_empty() || new_disk => note(local, &key, |state| state.id = found),
-        (_, Some(_)) => Err(not_it("its marker is another one".into())),
-        (known, None) if known.is_empty() || new_disk => {
-            let seed = format!("{} {} {}", Timestamp::now(), std::process::id(), folder.display());
-            let id = hex::encode(&Sha256::digest(seed)[..16]);
-            durable::write(&marker, durable::PRIVATE, format!("{id}\n").as_bytes())?;
-            note(local, &key, |state| state.id = id)
-        }
-        (_, None) => Err(not_it(format!("{MARKER} is not in it"))),
+    match place {
+        Place::Folder(to) => folder::copy(backup, &manifest, to, new_disk, control),
+        Place::Bucket(bucket) => bucket.copy(backup, &manifest, &control.stop),
     }
 }
 
-/// Copies and returns the SHA-256 of what was read.
-fn pour(from: &Path, to: &Path, control: &Control<'_>) -> Result<String, Error> {
-    let mut source = File::open(from).map_err(|e| Database::io(from, "read", e))?;
-    let mut target = File::options().write(true).open(to).map_err(|e| Database::io(to, "write", e))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        if control.stop.wanted() {
-            return Err(Database::Stopped { doing: "copying the backup".into() }.into());
-        }
-        let read = source.read(&mut buffer).map_err(|e| Database::io(from, "read", e))?;
-        if read == 0 {
-            target.sync_all().map_err(|e| Database::io(to, "sync", e))?;
-            return Ok(hex::encode(hasher.finalize()));
-        }
-        hasher.update(&buffer[..read]);
-        target.write_all(&buffer[..read]).map_err(|e| Database::io(to, "write", e))?;
-    }
+/// Brings a backup back from a bucket into a folder, its manifest beside it; the newest that counts when `file` is
+/// `None`. Returns where it is.
+///
+/// # Errors
+/// See [`Error`]; nothing partial is left. `Ok(None)` when there is no such backup.
+pub fn fetch(
+    bucket: &Bucket,
+    database: &str,
+    file: Option<&str>,
+    folder: &Path,
+    control: &mut Control<'_>,
+) -> Result<Option<PathBuf>, Error> {
+    bucket.fetch(database, file, folder, &control.stop)
 }
 
-/// From the disk and not from memory, as far as the kernel lets go of it.
-fn read_back(copy: &Path, manifest: &Manifest, control: &Control<'_>) -> Result<(), Error> {
-    if let Ok(file) = File::open(copy) {
-        // It is only advice: without it the reading proves less, and nothing is wrong.
-        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+/// Decides what becomes of the backups in a place and, unless `dry_run`, removes what need not stay there.
+///
+/// # Errors
+/// The place cannot be looked at: nothing is removed. Or something cannot be removed: what stays is whole.
+pub fn prune(
+    local: &Path,
+    place: &Place,
+    database: &str,
+    decide: &dyn Fn(&[Entry]) -> Vec<Fate>,
+    dry_run: bool,
+    control: &mut Control<'_>,
+) -> Result<Vec<Fate>, Error> {
+    match place {
+        Place::Folder(folder) => {
+            folder::same_disk(local, folder, false)?;
+            let fates = decide(&backups::list(folder, database)?);
+            if !dry_run {
+                backups::prune(folder, database, &fates)?;
+            }
+            Ok(fates)
+        }
+        Place::Bucket(bucket) => {
+            let entries = bucket.entries(database, &control.stop)?;
+            let fates = decide(&entries);
+            if !dry_run {
+                bucket.remove(&entries, &fates, &control.stop)?;
+            }
+            Ok(fates)
+        }
     }
-    let (bytes, sha256) = hash_file(copy, &control.stop)?;
-    if (bytes, &sha256) == (manifest.bytes, &manifest.sha256) {
-        return Ok(());
-    }
-    let differences = vec![format!("read back, it has SHA-256 {sha256} instead of {}", manifest.sha256)];
-    Err(Database::CopyDiffers { path: copy.to_owned(), differences }.into())
-}
-
-fn write_manifest(manifest: &Manifest, to: &Path) -> Result<(), Error> {
-    Ok(Manifest { state: manifest.state.max(State::Copied), ..manifest.clone() }.write(to)?)
 }
 
 /// How far a local backup has come; never back.
@@ -297,26 +291,26 @@ fn raise(backup: &Path, state: State) -> Result<(), Error> {
     Ok(())
 }
 
-/// Copies a backup to each folder, as lines for a run's report. A copy that failed is unknown, never a failed run.
-pub fn second(backup: &Path, folders: &[PathBuf], control: &mut Control<'_>) -> Vec<Check> {
-    let mut one = |folder: &PathBuf| {
-        let name = format!("Second copy in {}", folder.display());
-        match copy(backup, folder, false, control) {
+/// Copies a backup to each place, as lines for a run's report. A copy that failed is unknown, never a failed run.
+pub fn second(backup: &Path, places: &[Place], control: &mut Control<'_>) -> Vec<Check> {
+    let mut one = |place: &Place| {
+        let name = format!("Second copy in {}", place.key());
+        match copy(backup, place, false, control) {
             Ok(copied) => Check::pass("backup.second", name)
-                .with("file", copied.path.display().to_string())
+                .with("file", copied.file)
                 .with("bytes", copied.bytes)
                 .with("ms", copied.took_ms),
             Err(error) => Check::unknown("backup.second", name, format!("{error}. {}", error.hint())),
         }
     };
-    folders.iter().map(&mut one).collect()
+    places.iter().map(&mut one).collect()
 }
 
 /// What a drill has shown.
 #[derive(Clone, Debug)]
 pub struct Drilled {
-    /// The backup that was restored.
-    pub path: PathBuf,
+    /// The backup that was restored, where it is kept.
+    pub file: String,
     /// When it was made.
     pub made_at: Timestamp,
     /// Rows that were read from the restored database.
@@ -335,26 +329,30 @@ pub struct Drilled {
 pub fn drill(
     local: &Path,
     database: &str,
-    destination: Option<&Path>,
+    destination: Option<&Place>,
     scratch: &Path,
     control: &mut Control<'_>,
 ) -> Result<Option<Drilled>, Error> {
-    let folder = destination.unwrap_or(local);
-    let key = destination.map_or_else(|| LOCAL.to_owned(), |folder| folder.display().to_string());
-    let result = (|| {
-        if let Some(folder) = destination {
-            same_disk(local, folder, false)?;
+    let key = destination.map_or_else(|| LOCAL.to_owned(), Place::key);
+    let result = newest(local, database, destination, scratch, control).and_then(|found| {
+        let Some((path, shown)) = found else { return Ok(None) };
+        let drilled = restore_aside(&path, shown, scratch, control);
+        match (&drilled, destination) {
+            (_, Some(Place::Bucket(_))) => {
+                // It was brought here for this alone.
+                remove_with_sides(&path);
+                durable::remove(&Manifest::path_for(&path))?;
+            }
+            (Ok(_), _) => raise(&path, State::Drilled)?,
+            (Err(_), _) => {}
         }
-        let entries = backups::list(folder, database)?;
-        let Some(entry) = backups::newest_verified(&entries) else { return Ok(None) };
-        restore_aside(entry, scratch, control).map(Some)
-    })();
+        drilled.map(Some)
+    });
     match &result {
         Ok(Some(drilled)) => {
-            let file = drilled.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let file = drilled.file.rsplit('/').next().unwrap_or_default().to_owned();
             let done = Done { file, at: Timestamp::now(), took_ms: drilled.took_ms };
             note(local, &key, |state| (state.drilled, state.trouble) = (Some(done), None))?;
-            raise(&drilled.path, State::Drilled)?;
         }
         Ok(None) => {}
         Err(error) => {
@@ -366,7 +364,39 @@ pub fn drill(
     result
 }
 
-fn restore_aside(entry: &Entry, scratch: &Path, control: &mut Control<'_>) -> Result<Drilled, Error> {
+/// The newest backup that counts in a place, as a file here, and what it is called there.
+fn newest(
+    local: &Path,
+    database: &str,
+    destination: Option<&Place>,
+    scratch: &Path,
+    control: &mut Control<'_>,
+) -> Result<Option<(PathBuf, String)>, Error> {
+    let folder = match destination {
+        None => local,
+        Some(Place::Folder(folder)) => {
+            folder::same_disk(local, folder, false)?;
+            folder
+        }
+        Some(Place::Bucket(bucket)) => {
+            let fetched = bucket.fetch(database, None, scratch, &control.stop)?;
+            return Ok(fetched.map(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (path, format!("{}/{name}", bucket.place()))
+            }));
+        }
+    };
+    let entries = backups::list(folder, database)?;
+    Ok(backups::newest_verified(&entries).map(|entry| (entry.path.clone(), entry.path.display().to_string())))
+}
+
+fn restore_aside(
+    backup: &Path,
+    file: String,
+    scratch: &Path,
+    control: &mut Control<'_>,
+) -> Result<Drilled, Error> {
+    let manifest = Manifest::read(backup)?;
     let ms = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let started = Instant::now();
     let target = scratch.join("drill.db");
@@ -374,17 +404,17 @@ fn restore_aside(entry: &Entry, scratch: &Path, control: &mut Control<'_>) -> Re
     let mut options = Options::new(scratch);
     options.app_stopped = true;
     options.read_back = Depth::Content;
-    let restored = into(&entry.path, &target, Guard::Any, &options, control)?;
+    let restored = into(backup, &target, Guard::Any, &options, control)?;
     let restore_ms = ms(started);
     let report = verify::database(&target, control)?;
     remove_with_sides(&target);
     let failures = [restored.differences, report.failures()].concat();
     if !failures.is_empty() {
-        return Err(Database::BadBackup { path: entry.path.clone(), failures }.into());
+        return Err(Database::BadBackup { path: PathBuf::from(file), failures }.into());
     }
     Ok(Drilled {
-        path: entry.path.clone(),
-        made_at: entry.at(),
+        file,
+        made_at: manifest.map_or_else(Timestamp::now, |manifest| manifest.created_at),
         rows: restored.content.total_rows(),
         restore_ms,
         took_ms: ms(started),
@@ -395,6 +425,7 @@ fn restore_aside(entry: &Entry, scratch: &Path, control: &mut Control<'_>) -> Re
 mod tests {
     use rusqlite::Connection;
 
+    use super::folder::MARKER;
     use super::*;
     use crate::sqlite::backup::{Request, create};
 
@@ -416,15 +447,15 @@ mod tests {
     }
 
     fn to(sample: &Sample) -> Result<Copied, Error> {
-        copy(&sample.backup, &sample.usb, false, &mut Control::default())
+        copy(&sample.backup, &Place::Folder(sample.usb.clone()), false, &mut Control::default())
     }
 
     #[test]
     fn a_copy_is_the_backup_has_its_manifest_and_twice_is_fine() {
         let sample = sample();
         let copied = to(&sample).unwrap();
-        assert_eq!(fs::read(&copied.path).unwrap(), fs::read(&sample.backup).unwrap());
-        assert!(verify::backup(&copied.path, &mut Control::default()).unwrap().sound());
+        assert_eq!(fs::read(&copied.file).unwrap(), fs::read(&sample.backup).unwrap());
+        assert!(verify::backup(Path::new(&copied.file), &mut Control::default()).unwrap().sound());
         assert_eq!(Manifest::read(&sample.backup).unwrap().unwrap().state, State::Copied);
         assert!(to(&sample).unwrap().was_there);
     }
@@ -441,7 +472,7 @@ mod tests {
         assert_eq!(fs::read_dir(&sample.usb).unwrap().count(), 0, "it was filled");
         let state = states(sample.backup.parent().unwrap()).unwrap();
         assert!(state[&sample.usb.display().to_string()].trouble.is_some());
-        copy(&sample.backup, &sample.usb, true, &mut Control::default()).unwrap();
+        copy(&sample.backup, &Place::Folder(sample.usb.clone()), true, &mut Control::default()).unwrap();
         to(&sample).unwrap();
     }
 
@@ -465,7 +496,8 @@ mod tests {
     fn a_failed_copy_is_unknown_in_a_report_and_a_good_one_passes() {
         let sample = sample();
         let gone = sample.dir.path().join("nas");
-        let checks = second(&sample.backup, &[sample.usb.clone(), gone], &mut Control::default());
+        let places = [sample.usb.clone(), gone].map(Place::Folder);
+        let checks = second(&sample.backup, &places, &mut Control::default());
         let verdicts: Vec<&str> = checks.iter().map(|check| check.verdict.word()).collect();
         assert_eq!(verdicts, ["pass", "unknown"]);
     }
@@ -477,8 +509,10 @@ mod tests {
         let local = sample.backup.parent().unwrap();
         let scratch = sample.dir.path().join("scratch");
         fs::create_dir(&scratch).unwrap();
-        let drill = |place: Option<&Path>| drill(local, "store.db", place, &scratch, &mut Control::default());
-        for place in [None, Some(sample.usb.as_path())] {
+        let drill =
+            |place: Option<&Place>| drill(local, "store.db", place, &scratch, &mut Control::default());
+        let usb = Place::Folder(sample.usb.clone());
+        for place in [None, Some(&usb)] {
             assert_eq!(drill(place).unwrap().unwrap().rows, 1);
         }
         assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
@@ -488,7 +522,7 @@ mod tests {
         let mut bytes = fs::read(&copy).unwrap();
         bytes[5000] ^= 1;
         fs::write(&copy, bytes).unwrap();
-        assert!(drill(Some(&sample.usb)).is_err());
+        assert!(drill(Some(&usb)).is_err());
         let states = states(local).unwrap();
         assert!(states[LOCAL].drilled.is_some() && states[LOCAL].trouble.is_none());
         assert!(states[&sample.usb.display().to_string()].trouble.is_some());
