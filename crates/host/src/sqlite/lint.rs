@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::census::Class;
+use super::error::app_defined;
 use super::history::Status;
 use super::migration::{Migration, Migrations};
 use super::script::{Statement, statements};
@@ -41,10 +42,15 @@ pub struct Remark {
 }
 
 /// A rule: its name, how much it matters, why, and what to write instead.
-struct Rule(&'static str, Severity, &'static str, &'static str);
+pub(super) struct Rule(
+    pub(super) &'static str,
+    pub(super) Severity,
+    pub(super) &'static str,
+    pub(super) &'static str,
+);
 
 impl Rule {
-    fn at(&self, file: &str, line: Option<usize>, what: impl Into<String>) -> Remark {
+    pub(super) fn at(&self, file: &str, line: Option<usize>, what: impl Into<String>) -> Remark {
         let Rule(rule, severity, why, instead) = *self;
         Remark { rule, severity, file: file.to_owned(), line, what: what.into(), why, instead }
     }
@@ -139,6 +145,18 @@ const FAILS: Rule = Rule(
     Severity::Danger,
     "it works in no mode on a copy of the real rows; on an empty database it may well have",
     "give new NOT NULL columns a default, and clean up rows that a new rule refuses first",
+);
+const APP_DEFINED: Rule = Rule(
+    "app-defined",
+    Severity::Danger,
+    "it needs a function or a collation that only the app's own connections have",
+    "let the app's own command migrate: [database] migrate = [\"COMMAND\"] in place of `migrations`",
+);
+const IN_THE_WAY: Rule = Rule(
+    "view-in-the-way",
+    Severity::Danger,
+    "a view or a trigger of another table reads the table that is rebuilt, so the last RENAME fails",
+    "drop the view or trigger first, and create it again at the end of the file",
 );
 const GAP: Rule = Rule(
     "gap",
@@ -243,6 +261,7 @@ pub fn tried(outcome: &Outcome) -> Vec<Remark> {
         Class::NoOp => remarks.push(NO_CHANGE.at(file, None, "no schema and no row changed")),
         _ => {}
     }
+    remarks.extend(outcome.seen.iter().map(|seen| seen.remark(file)));
     if let Some(other) = outcome.other.as_ref().filter(|other| !other.ends_with("loses nothing")) {
         remarks.push(DIFFERS_BY_MODE.at(file, None, format!("{}; chosen: {}", other, outcome.mode.words())));
     }
@@ -252,7 +271,14 @@ pub fn tried(outcome: &Outcome) -> Vec<Remark> {
 /// That a migration works in no mode.
 #[must_use]
 pub fn fails(file: &str, why: &str) -> Remark {
-    FAILS.at(file, None, why)
+    let rule = if app_defined(why) {
+        APP_DEFINED
+    } else if why.contains("error in view") || why.contains("error in trigger") {
+        IN_THE_WAY
+    } else {
+        FAILS
+    };
+    rule.at(file, None, why)
 }
 
 /// What the folder shows, and how the database stands to it when there is one.
@@ -319,6 +345,18 @@ mod tests {
             ("ALTER TABLE \"a\" RENAME TO a_old; CREATE TABLE a (b)", "rename-before-create"),
         ] {
             assert_eq!(rules(&format!("-- one\n\n{sql};")), [(rule, 3)], "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_a_failure_is_about_is_told_apart() {
+        for (why, rule) in [
+            ("0002_x.sql, line 3: unknown function: normalize()", "app-defined"),
+            ("0002_x.sql: no such collation sequence: NATURAL_CI", "app-defined"),
+            ("0002_x.sql, line 9: error in view v: no such table: main.t", "view-in-the-way"),
+            ("0002_x.sql, line 1: NOT NULL constraint failed: t.a", "fails-on-data"),
+        ] {
+            assert_eq!(fails("0002_x.sql", why).rule, rule);
         }
     }
 

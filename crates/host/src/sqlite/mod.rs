@@ -3,6 +3,7 @@
 //! A live database is touched only through SQLite. Opening its files any other way in this process, even to
 //! look, drops the locks that SQLite holds on them (POSIX locks belong to the process, not to the descriptor).
 
+pub mod aftermath;
 pub mod backup;
 pub mod carry;
 pub mod census;

@@ -216,6 +216,25 @@ pub fn canonical(sql: &str) -> String {
     text
 }
 
+/// What stands in double quotes and is no alias, no name of a constraint and no part of a dotted name.
+pub(crate) fn double_quoted(sql: &str) -> Vec<String> {
+    let parts: Vec<(Kind, &str)> =
+        tokens(sql).filter(|(kind, _)| *kind != Kind::Gap).map(|(kind, range)| (kind, &sql[range])).collect();
+    let word = |place: Option<usize>| {
+        place.and_then(|place| parts.get(place)).map_or(String::new(), |(_, text)| text.to_ascii_uppercase())
+    };
+    let mut found = Vec::new();
+    for (place, (kind, text)) in parts.iter().enumerate() {
+        let (before, after) = (word(place.checked_sub(1)), word(Some(place + 1)));
+        let named = ["AS", "CONSTRAINT", "COLLATE", "USING", "."].contains(&before.as_str())
+            || [".", "AS"].contains(&after.as_str());
+        if *kind == Kind::Quoted && text.starts_with('"') && !named {
+            found.push(unquoted(text));
+        }
+    }
+    found
+}
+
 fn unquoted(text: &str) -> String {
     let inner = text.get(1..text.len().saturating_sub(1)).unwrap_or("");
     match text.as_bytes().first() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::ForeignKeys;
+use super::aftermath::{self, Seen};
 use super::census::{Census, Changes, Class, Loss};
 use super::connection::{beside, open_own};
 use super::control::{Control, Phase};
@@ -40,6 +41,9 @@ pub struct Outcome {
     pub touched: Vec<String>,
     /// What the other mode did, in words.
     pub other: Option<String>,
+    /// What else was seen.
+    #[serde(default)]
+    pub seen: Vec<Seen>,
 }
 
 impl Outcome {
@@ -77,6 +81,7 @@ struct Attempt {
     path: PathBuf,
     took: Duration,
     changes: Changes,
+    seen: Vec<Seen>,
 }
 
 fn one(
@@ -125,6 +130,7 @@ fn one(
         losses: best.changes.losses,
         touched: best.changes.touched.into_iter().collect(),
         other,
+        seen: best.seen,
     })
 }
 
@@ -190,7 +196,8 @@ fn attempt(
             judge_rows(table, diff, &named, &mut changes);
         }
     }
-    Ok((Attempt { mode, path: path.to_owned(), took, changes }, has_keys))
+    let seen = aftermath::look(copy, path, &found, &stop)?;
+    Ok((Attempt { mode, path: path.to_owned(), took, changes, seen }, has_keys))
 }
 
 /// What counting cannot see: rows replaced by others, and values that changed without a word about it.
