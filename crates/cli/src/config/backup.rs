@@ -1,6 +1,6 @@
 //! `[backup]` and `[backup.s3]`: how long backups are kept, where second copies go, and how a bucket is reached.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plimsoll_host::backups::Retention;
@@ -115,6 +115,14 @@ impl S3 {
 }
 
 impl Backup {
+    /// The folders among the places for second copies.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.copies.iter().filter_map(|destination| match destination {
+            Destination::Folder(folder) => Some(folder),
+            Destination::S3 { .. } => None,
+        })
+    }
+
     /// The places for second copies, in their order.
     pub(crate) fn places(&self) -> Vec<Place> {
         self.copies.iter().map(|destination| self.s3.place(destination)).collect()
@@ -232,8 +240,6 @@ fn s3(table: &Table<'_>) -> S3 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::super::tests::{mistakes, parse_with};
     use super::*;
 

@@ -243,7 +243,7 @@ pub(super) fn copies(config: &Config) -> Vec<Finding> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use plimsoll_core::check::Verdict::{self, Fail, Pass, Skipped, Unknown};
+    use plimsoll_core::check::Verdict::{self, Fail, Pass, Unknown};
 
     use std::path::PathBuf;
 
