@@ -103,8 +103,11 @@ impl Place {
                     .next("run it as a user who may write in the database's folder")),
             };
         };
-        let lock = station::own(config, what).map_err(|error| {
-            Error::new(Kind::Blocked, "the app is taken care of by another process").why(error.why)
+        let lock = station::own(config, what).map_err(|error| match error.kind {
+            Kind::Usage => {
+                Error::new(Kind::Blocked, "the app is taken care of by another process").why(error.why)
+            }
+            _ => error,
         })?;
         if let Ok(Some(run)) = Runs::of(&config.app.root).unfinished() {
             return Err(Error::new(Kind::Unresolved, format!("run {run} is not resolved"))

@@ -653,11 +653,16 @@ pub(crate) fn own(config: &Config, what: &str) -> Result<Lock, Error> {
     for folder in [config.runs(), config.shared()] {
         durable::create_dir(&folder, durable::PRIVATE_DIR).map_err(|e| follow::plain(e.into()))?;
     }
-    lock::try_lock(&config.runs().join("LOCK"), what).map_err(|error| {
-        Error::usage("this app is already taken care of by another process")
+    lock::try_lock(&config.runs().join("LOCK"), what).map_err(|error| match error {
+        lock::Error::Held { .. } => Error::usage("this app is already taken care of by another process")
             .why(error.to_string())
             .state("nothing was changed by this command")
-            .next("plimsoll status")
+            .next("plimsoll status"),
+        // A full disk, for one: nobody else is to blame.
+        error => Error::failed("the app's lock cannot be taken")
+            .why(error.to_string())
+            .state("nothing was changed by this command")
+            .next("free some room, or run it as the user who owns runs/"),
     })
 }
 
