@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod adopt;
 mod backup;
 mod backup_disk;
 mod backup_s3;

@@ -70,6 +70,18 @@ Examples:
   plimsoll -C /srv/shop init         look there
   plimsoll init --print              show the file without writing it")]
     Init(InitArgs),
+    /// Take over an app that runs from a checkout: its folder, database and unit become release 1
+    ///
+    /// Builds release 1 while the app runs on; then stops the app, backs its database up, moves it and what else
+    /// outlives releases, and lets the front door answer at the address that the app had. What is in front of it, and
+    /// every path of before, go on working. Shows everything first; when it does not work out, all is taken back.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll -C /srv/shop adopt --print               show what would be done, and change nothing
+  sudo plimsoll -C /srv/shop adopt                  do it, into /srv/shop-production
+  sudo plimsoll -C /srv/shop adopt --root /srv/grocery
+  sudo plimsoll -C /srv/grocery adopt --undo        take it back")]
+    Adopt(AdoptArgs),
     /// See whether the configuration is right and this machine can do what it asks
     ///
     /// Changes nothing. Exit 0 when all is well, 2 when the file has mistakes, 1 when the machine cannot do it.
@@ -233,6 +245,26 @@ pub(crate) struct InitArgs {
     /// Show the file on stdout instead of writing it
     #[arg(long)]
     pub(crate) print: bool,
+}
+
+/// `adopt`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AdoptArgs {
+    /// Show what would be done and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Do not ask before it begins
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Where releases, data and backups go [default: the folder's name with -production, beside it]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Take an adoption back: the app runs from its checkout again, with all that was ordered since
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) undo: bool,
+    /// Build the release of this commit and nothing else: how an adoption calls itself as the app's user
+    #[arg(long, value_name = "COMMIT", hide = true)]
+    pub(crate) prepare: Option<String>,
 }
 
 /// `install`

@@ -1,5 +1,6 @@
 //! Plimsoll: deploys a web application and its database without losing data or requests.
 
+mod adopted;
 mod args;
 mod audience;
 mod commands;
@@ -14,6 +15,7 @@ mod readiness;
 mod rehearsing;
 mod renewal;
 mod station;
+mod survey;
 mod ui;
 mod window;
 mod wire;

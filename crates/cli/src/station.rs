@@ -21,6 +21,7 @@ use plimsoll_host::service::Downtime;
 use plimsoll_proxy::FrontDoor;
 use plimsoll_proxy::door::{AddressOf, Opened};
 
+use crate::adopted;
 use crate::audience::{Onlooker, Said, StopWish};
 use crate::config::{Config, ServiceKind};
 use crate::error::Error;
@@ -555,6 +556,7 @@ impl Station {
                 .rev()
                 .find_map(|(_, check)| check.evidence.get("schema")?.as_str().map(str::to_owned))
         })
+        .or_else(|| adopted::schema_of(&self.config.app.root, release))
     }
 
     /// The newest run of which `look` makes something.

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod adopt;
 mod audit;
 mod backup;
 mod check;
@@ -30,6 +31,7 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
     };
     match &args.command {
         Command::Init(init) => init::init(&args.global, init, ui),
+        Command::Adopt(adopt) => adopt::adopt(&args.global, adopt, ui),
         Command::Check => check::check(&args.global, ui),
         Command::Install(install) => install::install(&config()?, install, ui),
         Command::Uninstall(uninstall) => install::uninstall(&config()?, uninstall, ui),

@@ -48,16 +48,32 @@ pub(crate) fn owner(port: u16, processes: &[Identity]) -> Owner {
     }
 }
 
+/// The TCP ports that a process listens on, in no order; none when it cannot be seen.
+#[must_use]
+pub fn listening_ports(pid: i32) -> Vec<u16> {
+    let Ok(held) = sockets(pid) else { return Vec::new() };
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+    let texts = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok());
+    let of = |text: String| {
+        let all = text.lines().skip(1).filter_map(listener).collect::<Vec<_>>();
+        all.into_iter().filter(|(_, inode)| held.contains(inode)).map(|(port, _)| port)
+    };
+    texts.flat_map(of).collect()
+}
+
+/// Port and inode of a line of `/proc/net` that is a listener.
+fn listener(line: &str) -> Option<(u16, u64)> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let (_, at) = fields.get(1)?.rsplit_once(':')?;
+    let port = u16::from_str_radix(at, 16).ok()?;
+    (*fields.get(3)? == LISTEN).then(|| Some((port, fields.get(9)?.parse().ok()?)))?
+}
+
 /// The inodes of sockets that listen on `port`, from a table of `/proc/net`.
 fn listening(table: &str, port: u16) -> Vec<u64> {
-    const LISTEN: &str = "0A";
-    let of = |line: &str| {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        let (_, at) = fields.get(1)?.rsplit_once(':')?;
-        let is_it = u16::from_str_radix(at, 16) == Ok(port) && *fields.get(3)? == LISTEN;
-        is_it.then(|| fields.get(9)?.parse().ok())?
-    };
-    table.lines().skip(1).filter_map(of).collect()
+    let all = table.lines().skip(1).filter_map(listener);
+    all.filter(|(at, _)| *at == port).map(|(_, inode)| inode).collect()
 }
 
 fn sockets(pid: i32) -> io::Result<BTreeSet<u64>> {

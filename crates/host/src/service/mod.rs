@@ -20,6 +20,7 @@ pub use children::{Children, end_leftovers};
 pub use command::Commands;
 pub use downtime::Downtime;
 pub use health::{Answer, Health, ask};
+pub use listener::listening_ports;
 pub use managed::{ManagedService, Manager, State};
 pub use process::{ProcessService, Restarted, RunningApp};
 pub use supervisor::Supervisor;

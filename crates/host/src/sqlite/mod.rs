@@ -22,6 +22,7 @@ pub mod migrate;
 pub mod migration;
 pub mod openers;
 pub(crate) mod partial;
+pub mod relocate;
 pub mod replay;
 pub mod restore;
 pub mod schema;

@@ -6,82 +6,69 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use regex::Regex;
-
+use super::runner::{self, Runner, Runs};
 use super::stack::{self, Stack};
 
 /// Where to look.
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The app's folder, absolute.
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Folders with systemd units.
-    pub(super) units: Vec<PathBuf>,
+    pub(crate) units: Vec<PathBuf>,
     /// The folder with supervisor programs.
-    pub(super) programs: PathBuf,
+    pub(crate) programs: PathBuf,
 }
 
 impl Places {
     /// On this machine.
-    pub(super) fn of(folder: PathBuf) -> Self {
+    pub(crate) fn of(folder: PathBuf) -> Self {
         let units = ["/etc/systemd/system", "/usr/local/lib/systemd/system"].map(PathBuf::from).to_vec();
         Places { folder, units, programs: PathBuf::from("/etc/supervisor/conf.d") }
     }
 }
 
 /// What was found there.
-pub(super) struct Found {
-    pub(super) name: String,
-    pub(super) git: Option<Git>,
-    pub(super) stack: Option<Stack>,
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) git: Option<Git>,
+    pub(crate) stack: Option<Stack>,
     /// SQLite files, relative to the folder, the most likely one first.
-    pub(super) databases: Vec<PathBuf>,
+    pub(crate) databases: Vec<PathBuf>,
     /// The tables of the first database that are the app's own.
-    pub(super) tables: Vec<String>,
+    pub(crate) tables: Vec<String>,
     /// What outlives a release and is there: `.env`, uploads.
-    pub(super) kept: Vec<PathBuf>,
-    pub(super) runner: Option<Runner>,
+    pub(crate) kept: Vec<PathBuf>,
+    pub(crate) runner: Option<Runner>,
     /// Other units that run from the folder.
-    pub(super) workers: Vec<String>,
+    pub(crate) workers: Vec<String>,
     /// A path that answers when the app is up, if the code names one.
-    pub(super) health: Option<String>,
+    pub(crate) health: Option<String>,
 }
 
 /// The repository that the folder is in.
-pub(super) struct Git {
+pub(crate) struct Git {
     /// What to fetch from: its origin, or the work tree itself.
-    pub(super) url: String,
-    pub(super) branch: Option<String>,
+    pub(crate) url: String,
+    pub(crate) branch: Option<String>,
     /// Of the work tree.
-    pub(super) top: PathBuf,
+    pub(crate) top: PathBuf,
     /// The folder, relative to it.
-    pub(super) directory: PathBuf,
-}
-
-/// What runs the app now.
-pub(super) struct Runner {
-    /// `systemd` or `supervisor`.
-    pub(super) kind: &'static str,
-    /// The unit or program.
-    pub(super) name: String,
-    /// The port in its command, if there is one.
-    pub(super) port: Option<u16>,
-    /// Where that is written.
-    pub(super) file: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 /// Looks.
-pub(super) fn look(places: &Places) -> Found {
+pub(crate) fn look(places: &Places) -> Found {
     let folder = &places.folder;
     let stack = stack::find(folder);
     let databases = databases(folder);
-    let mut runners = units(places);
-    runners.extend(programs(places));
+    let mut runners = runner::units(folder, &places.units);
+    runners.extend(runner::programs(folder, &places.programs));
     runners.retain(|runner| !runner.name.contains(|c: char| c.is_whitespace() || c.is_control()));
-    runners.sort_by(|a, b| (a.kind != "systemd", &a.name).cmp(&(b.kind != "systemd", &b.name)));
-    runners.dedup_by(|a, b| (a.kind, &a.name) == (b.kind, &b.name));
-    let (workers, mut runners): (Vec<Runner>, Vec<Runner>) = runners.into_iter().partition(is_worker);
+    runners.sort_by(|a, b| (a.kind != Runs::Systemd, &a.name).cmp(&(b.kind != Runs::Systemd, &b.name)));
+    runners.dedup_by(|a, b| (&a.kind, &a.name) == (&b.kind, &b.name));
+    let (workers, mut runners): (Vec<Runner>, Vec<Runner>) = runners.into_iter().partition(runner::is_worker);
     let runner = (!runners.is_empty()).then(|| runners.remove(0));
-    let workers = workers.into_iter().filter(|w| w.kind == "systemd").map(|w| w.name).collect();
+    let workers = workers.into_iter().filter(|w| w.kind == Runs::Systemd).map(|w| w.name).collect();
     let folder_name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Found {
         name: name(stack.as_ref().and_then(|s| s.name.as_deref()).unwrap_or(&folder_name)),
@@ -113,7 +100,14 @@ fn name(text: &str) -> String {
 fn git(folder: &Path) -> Option<Git> {
     let ask = |args: &[&str]| -> Option<String> {
         let mut command = Command::new("git");
-        command.arg("-C").arg(folder).args(args).stdin(Stdio::null()).stderr(Stdio::null());
+        // The folder may belong to the app's user and be looked at by root.
+        command
+            .args(["-c", "safe.directory=*"])
+            .arg("-C")
+            .arg(folder)
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
             command.env_remove(name);
         }
@@ -196,79 +190,6 @@ fn kept(folder: &Path) -> Vec<PathBuf> {
     files.chain(folders).map(PathBuf::from).collect()
 }
 
-/// Units whose working directory or command is in the folder.
-fn units(places: &Places) -> Vec<Runner> {
-    let mut found = Vec::new();
-    for (file, text) in texts(&places.units, "service") {
-        let value = |key: &str| {
-            text.lines()
-                .filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='))
-                .collect::<Vec<_>>()
-        };
-        let start = value("ExecStart").join(" ");
-        let directory = value("WorkingDirectory").join(" ");
-        if start.contains("plimsoll") || !(names(&places.folder, &start) || names(&places.folder, &directory))
-        {
-            continue;
-        }
-        let Some(name) = file.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
-        let port = port(&format!("{start} {}", value("Environment").join(" ")));
-        found.push(Runner { kind: "systemd", name, port, file });
-    }
-    found
-}
-
-/// Supervisor programs whose directory or command is in the folder.
-fn programs(places: &Places) -> Vec<Runner> {
-    let mut found = Vec::new();
-    for (file, text) in texts(std::slice::from_ref(&places.programs), "conf") {
-        for part in text.split("[program:").skip(1) {
-            let (name, rest) = part.split_once(']').unwrap_or((part, ""));
-            let body = rest.split("\n[").next().unwrap_or_default();
-            if names(&places.folder, body) && !body.contains("plimsoll") {
-                let name = name.trim().to_owned();
-                found.push(Runner { kind: "supervisor", name, port: port(body), file: file.clone() });
-            }
-        }
-    }
-    found
-}
-
-fn texts(folders: &[PathBuf], extension: &str) -> Vec<(PathBuf, String)> {
-    let mut files: Vec<PathBuf> = folders
-        .iter()
-        .filter_map(|folder| fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
-        .collect();
-    files.sort();
-    files.into_iter().filter_map(|file| Some((file.clone(), fs::read_to_string(file).ok()?))).collect()
-}
-
-/// Whether the text names the folder or something in it, and not a folder that merely begins like it.
-fn names(folder: &Path, text: &str) -> bool {
-    let folder = folder.display().to_string();
-    text.match_indices(&folder).any(|(at, _)| {
-        let next = text[at + folder.len()..].chars().next();
-        next.is_none_or(|c| c == '/' || c.is_whitespace() || c == '"' || c == '\'')
-    })
-}
-
-fn is_worker(runner: &Runner) -> bool {
-    let name = runner.name.to_lowercase();
-    runner.port.is_none()
-        && ["worker", "mail", "celery", "beat", "queue", "sidekiq", "cron", "job"]
-            .iter()
-            .any(|w| name.contains(w))
-}
-
-/// The port that a command listens on.
-fn port(command: &str) -> Option<u16> {
-    let pattern = r"(?:(?:--port|-p|--bind|-b|PORT)(?:=|\s+)|:)(?:[\w.\[\]:]*:)?(\d{2,5})\b";
-    let pattern = Regex::new(pattern).expect("a constant pattern, compiled by a test");
-    pattern.captures_iter(command).find_map(|found| found[1].parse().ok()).filter(|port| *port > 0)
-}
-
 /// A path that the code seems to answer for this purpose.
 fn health(folder: &Path, stack: Option<&Stack>) -> Option<String> {
     let code = stack.map(|stack| stack.code(folder)).unwrap_or_default();
@@ -283,29 +204,6 @@ fn health(folder: &Path, stack: Option<&Stack>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_read_from_commands() {
-        for (command, expected) in [
-            ("/srv/a/.venv/bin/gunicorn --bind 127.0.0.1:8000 app:app", Some(8000)),
-            ("gunicorn -b :5001 app:app", Some(5001)),
-            ("flask run --port=5000", Some(5000)),
-            ("bin/rails server -p 3000", Some(3000)),
-            ("node server.js PORT=4000", Some(4000)),
-            ("gunicorn --bind [::]:9000 app:app", Some(9000)),
-            ("python3 app.py", None),
-            ("x --port 99999", None),
-        ] {
-            assert_eq!(port(command), expected, "{command}");
-        }
-    }
-
-    #[test]
-    fn a_folder_is_not_named_by_one_that_begins_like_it() {
-        let folder = Path::new("/srv/shop");
-        assert!(names(folder, "/srv/shop/.venv/bin/python") && names(folder, "cd /srv/shop"));
-        assert!(!names(folder, "/srv/shop2/app.py") && !names(folder, "/srv"));
-    }
 
     #[test]
     fn a_password_in_the_origin_is_left_out() {

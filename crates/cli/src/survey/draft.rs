@@ -1,36 +1,83 @@
 //! What was found, as a commented `plimsoll.toml`.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::found::Found;
+use super::runner::Runs;
 use super::stack::{Migrations, sql_files};
 
 /// The file, and what was found and guessed, each in a line for a person.
-pub(super) struct Draft {
-    pub(super) text: String,
-    pub(super) found: Vec<String>,
-    pub(super) guessed: Vec<String>,
+pub(crate) struct Draft {
+    pub(crate) text: String,
+    pub(crate) found: Vec<String>,
+    pub(crate) guessed: Vec<String>,
+}
+
+/// How an app that runs already is taken over: by the front door, at the address that it has now.
+pub(crate) struct TakeOver {
+    pub(crate) root: PathBuf,
+    /// With `$PORT`, without the checkout's path.
+    pub(crate) command: String,
+    pub(crate) listen: SocketAddr,
+    /// What the app is given besides: plain, or where its secret stands.
+    pub(crate) env: BTreeMap<String, String>,
+    /// A path that has been seen to answer well.
+    pub(crate) health: String,
 }
 
 /// Writes what was found in `folder`.
-pub(super) fn draft(found: &Found, folder: &Path) -> Draft {
+pub(crate) fn draft(found: &Found, folder: &Path, take: Option<&TakeOver>) -> Draft {
     let mut draft = Draft { text: String::new(), found: Vec::new(), guessed: Vec::new() };
-    draft
-        .line("# Written by `plimsoll init`. Lines marked `guessed` want a look; then run `plimsoll check`.");
+    let command = if take.is_some() { "adopt" } else { "init" };
+    draft.line(&format!(
+        "# Written by `plimsoll {command}`. Lines marked `guessed` want a look; then run `plimsoll check`."
+    ));
     draft.line("# Paths are relative to [app].root. Durations: \"500ms\", \"10s\", \"5m\", \"24h\".");
     draft.line(
         "# Secrets never stand in this file: write \"env:NAME\" or \"file:/path\" where one is needed.",
     );
-    let root = root(found, folder);
-    app(&mut draft, found, &root);
+    let root = take.map_or_else(|| root(found, folder), |take| take.root.clone());
+    app(&mut draft, found, &root, take.is_none());
     source(&mut draft, found, folder);
     let data = Data::of(found);
-    build(&mut draft, found, &data, &root, folder);
-    database(&mut draft, found, &data, &root, folder);
-    service(&mut draft, found);
-    front(&mut draft, found);
+    // What is taken over is moved by `adopt` itself: nothing is left for a person to bring.
+    let bring = take.is_none().then_some((folder, root.as_path()));
+    build(&mut draft, found, &data, bring);
+    database(&mut draft, found, &data, bring, folder);
+    match take {
+        Some(take) => taken_over(&mut draft, take),
+        None => {
+            service(&mut draft, found);
+            health(&mut draft, found);
+            front(&mut draft, found);
+        }
+    }
     rest(&mut draft, found);
     draft
+}
+
+/// The sections of an app that is a child of `plimsoll serve` from now on, at the address that users know.
+fn taken_over(draft: &mut Draft, take: &TakeOver) {
+    draft.section("[service]");
+    draft.line("kind = \"process\"");
+    draft.line("# As it was started before; $PORT is where it must listen now, behind the front door.");
+    draft.line(&format!("command = {}", text(&take.command)));
+    if !take.env.is_empty() {
+        let pairs = take.env.iter().map(|(name, value)| format!("{name} = {}", text(value)));
+        draft.line(&format!("env = {{ {} }}", pairs.collect::<Vec<_>>().join(", ")));
+    }
+    draft.line("# It answers well now. Better one that looks at the database and names its release (header x-release).");
+    draft.line(&format!("health = {}", text(&take.health)));
+    draft.line("start_timeout = \"30s\"");
+    draft.line("stop_timeout = \"10s\"");
+    draft.section("[front]");
+    draft.line("# Where the app listened before: what is in front of it need not be changed.");
+    draft.line(&format!("listen = {}", text(take.listen.to_string())));
+    draft.line("hold_budget = \"10s\"");
+    draft.line("drain = \"5s\"");
+    draft.line("# public_url = \"https://shop.example.com\"");
 }
 
 impl Draft {
@@ -82,12 +129,16 @@ fn root(found: &Found, folder: &Path) -> PathBuf {
     tree.parent().unwrap_or(tree).join(format!("{}-production", found.name))
 }
 
-fn app(draft: &mut Draft, found: &Found, root: &Path) {
+fn app(draft: &mut Draft, found: &Found, root: &Path, guess: bool) {
     draft.section("[app]");
     draft.line(&format!("name = {}", text(&found.name)));
     draft.line("# Holds releases/ current shared/ backups/ runs/.");
-    draft.line(&format!("root = {}   # guessed", text(shown(root))));
-    draft.guessed(format!("[app].root is {}", root.display()));
+    if guess {
+        draft.line(&format!("root = {}   # guessed", text(shown(root))));
+        draft.guessed(format!("[app].root is {}", root.display()));
+    } else {
+        draft.line(&format!("root = {}", text(shown(root))));
+    }
 }
 
 fn source(draft: &mut Draft, found: &Found, folder: &Path) {
@@ -134,7 +185,7 @@ impl Data {
     }
 }
 
-fn build(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Path) {
+fn build(draft: &mut Draft, found: &Found, data: &Data, bring: Option<(&Path, &Path)>) {
     draft.section("[build]");
     draft.line("# Run in the new release's folder, by a shell, before anything is stopped.");
     match &found.stack {
@@ -153,12 +204,10 @@ fn build(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Pa
         }
     }
     draft.line("timeout = \"10m\"");
-    let mut links: Vec<PathBuf> = found.kept.clone();
-    if !links.contains(&data.link) {
-        links.push(data.link.clone());
-    }
+    let links = links(found, data);
     draft.line("# Linked from shared/ into every release: what outlives releases.");
     draft.line(&format!("link = {}", texts(links.iter().map(|link| shown(link)))));
+    let Some((folder, root)) = bring else { return };
     for kept in &found.kept {
         let (from, to) = (folder.join(kept), root.join("shared").join(kept));
         draft.line(&format!("# Before the first deployment copy {} to {}.", from.display(), to.display()));
@@ -166,16 +215,32 @@ fn build(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Pa
     }
 }
 
-fn database(draft: &mut Draft, found: &Found, data: &Data, root: &Path, folder: &Path) {
+/// What is linked from `shared/` into every release.
+fn links(found: &Found, data: &Data) -> Vec<PathBuf> {
+    let mut links = found.kept.clone();
+    if !links.contains(&data.link) {
+        links.push(data.link.clone());
+    }
+    links
+}
+
+/// What `[build].link` holds in the draft: names in the app's folder, and in `shared/`.
+pub(crate) fn linked(found: &Found) -> Vec<PathBuf> {
+    links(found, &Data::of(found))
+}
+
+fn database(draft: &mut Draft, found: &Found, data: &Data, bring: Option<(&Path, &Path)>, folder: &Path) {
     draft.section("[database]");
     let url = format!("sqlite:shared/{}", data.kept.display());
     match &data.now {
         Some(now) => {
-            let file = folder.join(now);
-            let place = root.join("shared").join(&data.kept);
-            draft.line("# The data is elsewhere now. Bring it here before the first deployment, with the app stopped:");
-            draft.line(&format!("#   plimsoll backup --db {}", quoted(&file)));
-            draft.line(&format!("#   plimsoll backup restore BACKUP --to {}", quoted(&place)));
+            if let Some((folder, root)) = bring {
+                let file = folder.join(now);
+                let place = root.join("shared").join(&data.kept);
+                draft.line("# The data is elsewhere now. Bring it here before the first deployment, with the app stopped:");
+                draft.line(&format!("#   plimsoll backup --db {}", quoted(&file)));
+                draft.line(&format!("#   plimsoll backup restore BACKUP --to {}", quoted(&place)));
+            }
             draft.line(&format!("url = {}", text(url)));
             draft.found(format!("SQLite database {}", now.display()));
         }
@@ -217,19 +282,19 @@ fn service(draft: &mut Draft, found: &Found) {
     let usual = found.stack.as_ref().map_or(8000, |stack| stack.port);
     match &found.runner {
         Some(runner) => {
-            let key = if runner.kind == "systemd" { "unit" } else { "program" };
+            let key = if runner.kind == Runs::Systemd { "unit" } else { "program" };
             draft.line(&format!(
                 "# {} runs the app now. It must start it from current/ in the root,",
                 runner.file.display()
             ));
             draft.line("# so that it starts the release that is live.");
-            draft.line(&format!("kind = {}", text(runner.kind)));
+            draft.line(&format!("kind = {}", text(runner.kind.word())));
             draft.line(&format!("{key} = {}", text(&runner.name)));
-            draft.found(format!("{} {key} {}", runner.kind, runner.name));
-            let mark = if runner.port.is_some() { "" } else { "   # guessed" };
-            let address = format!("127.0.0.1:{}", runner.port.unwrap_or(usual));
+            draft.found(format!("{} {key} {}", runner.kind.word(), runner.name));
+            let mark = if runner.port().is_some() { "" } else { "   # guessed" };
+            let address = format!("127.0.0.1:{}", runner.port().unwrap_or(usual));
             draft.line(&format!("address = {}{mark}", text(&address)));
-            if runner.port.is_none() {
+            if runner.port().is_none() {
                 draft.guessed(format!("the app listens on {address}"));
             }
         }
@@ -245,6 +310,9 @@ fn service(draft: &mut Draft, found: &Found) {
             draft.guessed(format!("it is started with: {command}"));
         }
     }
+}
+
+fn health(draft: &mut Draft, found: &Found) {
     match &found.health {
         Some(path) => {
             draft.line(&format!("health = {}", text(path)));

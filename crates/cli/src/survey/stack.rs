@@ -7,28 +7,28 @@ use regex::Regex;
 use serde_json::Value;
 
 /// A kind of application, and how one of it is usually built and started.
-pub(super) struct Stack {
+pub(crate) struct Stack {
     /// `Flask`, `Rails`...
-    pub(super) word: &'static str,
+    pub(crate) word: &'static str,
     /// The file that told.
-    pub(super) told_by: String,
+    pub(crate) told_by: String,
     /// The app's name in its own files.
-    pub(super) name: Option<String>,
-    pub(super) build: Vec<String>,
-    pub(super) command: String,
+    pub(crate) name: Option<String>,
+    pub(crate) build: Vec<String>,
+    pub(crate) command: String,
     /// Why the command is as it is, when that is not plain.
-    pub(super) remark: Option<&'static str>,
-    pub(super) migrations: Migrations,
+    pub(crate) remark: Option<&'static str>,
+    pub(crate) migrations: Migrations,
     /// The port it has when nobody says.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// Where it keeps SQLite when there is no file yet.
-    pub(super) database: &'static str,
+    pub(crate) database: &'static str,
     /// How the names of its code files end.
     extensions: &'static [&'static str],
 }
 
 /// How its schema is changed.
-pub(super) enum Migrations {
+pub(crate) enum Migrations {
     /// SQL files, in a folder.
     Folder(String),
     /// A command.
@@ -40,18 +40,55 @@ pub(super) enum Migrations {
 const DOES_NOT_READ_PORT: &str = "its code does not mention PORT: it must listen on 127.0.0.1:$PORT";
 
 /// The first kind that fits.
-pub(super) fn find(folder: &Path) -> Option<Stack> {
+pub(crate) fn find(folder: &Path) -> Option<Stack> {
     let mut stack = [django, rails, flask, node, rust].into_iter().find_map(|kind| kind(folder))?;
     if let Some(web) = procfile(folder) {
         stack.command = web;
         stack.remark = None;
     }
+    if let Some(environment) = environment(folder) {
+        stack.use_environment(&environment);
+    }
     Some(stack)
 }
 
+/// A virtual environment of Python that is there already.
+struct Environment {
+    /// Its folder, relative.
+    name: &'static str,
+    /// Whether it sees the packages of the system, as with distributions that bring Flask along.
+    system: bool,
+}
+
+fn environment(folder: &Path) -> Option<Environment> {
+    [".venv", "venv", "env"].into_iter().find_map(|name| {
+        let text = read(folder, &format!("{name}/pyvenv.cfg"))?;
+        let system = text.lines().any(|line| {
+            let (key, value) = line.split_once('=').unwrap_or((line, ""));
+            key.trim() == "include-system-site-packages" && value.trim() == "true"
+        });
+        Some(Environment { name, system })
+    })
+}
+
 impl Stack {
+    /// Builds and starts with an environment like the one that is there.
+    fn use_environment(&mut self, environment: &Environment) {
+        let make =
+            if environment.system { "python3 -m venv --system-site-packages" } else { "python3 -m venv" };
+        let adapted = |text: &str| {
+            text.replace("python3 -m venv .venv", &format!("{make} {}", environment.name))
+                .replace(".venv/", &format!("{}/", environment.name))
+        };
+        self.build = self.build.iter().map(|command| adapted(command)).collect();
+        self.command = adapted(&self.command);
+        if let Migrations::Command(command) = &mut self.migrations {
+            *command = adapted(command);
+        }
+    }
+
     /// The texts of its code, as far as they are quickly read.
-    pub(super) fn code(&self, folder: &Path) -> Vec<String> {
+    pub(crate) fn code(&self, folder: &Path) -> Vec<String> {
         let mut texts = Vec::new();
         let mut folders = vec![(folder.to_owned(), 0)];
         while let Some((folder, depth)) = folders.pop() {
@@ -289,7 +326,7 @@ fn rust(folder: &Path) -> Option<Stack> {
 }
 
 /// A folder of numbered SQL files.
-pub(super) fn sql_files(folder: &Path) -> Migrations {
+pub(crate) fn sql_files(folder: &Path) -> Migrations {
     let numbered = |path: &PathBuf| {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let digits = name.chars().take_while(char::is_ascii_digit).count();

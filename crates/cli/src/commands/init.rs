@@ -1,9 +1,5 @@
 //! `init`: writes a commented `plimsoll.toml` from what is found.
 
-mod found;
-mod stack;
-mod write;
-
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -13,10 +9,8 @@ use serde_json::json;
 use crate::args::{Global, InitArgs};
 use crate::config::{Config, FILE_NAME};
 use crate::error::{Error, Kind};
+use crate::survey::{self, Draft, Places};
 use crate::ui::Ui;
-
-use found::Places;
-use write::Draft;
 
 /// `plimsoll init`
 pub(crate) fn init(global: &Global, args: &InitArgs, ui: &Ui) -> Result<(), Error> {
@@ -57,7 +51,7 @@ pub(crate) fn init(global: &Global, args: &InitArgs, ui: &Ui) -> Result<(), Erro
 
 /// What is found, as a file that has been seen to load.
 fn draft(places: &Places, file: &Path) -> Result<Draft, Error> {
-    let draft = write::draft(&found::look(places), &places.folder);
+    let draft = survey::draft(&survey::look(places), &places.folder, None);
     if let Err(error) = Config::from_text(file, &draft.text) {
         let mistakes = Error::from(error);
         return Err(Error::new(Kind::Bug, "init wrote a file that does not load")
