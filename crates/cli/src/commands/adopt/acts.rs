@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -161,7 +162,12 @@ impl Record {
     fn keep(&self, root: &Path) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(self)
             .map_err(|e| Error::new(Kind::Bug, "the adoption cannot be noted").why(e.to_string()))?;
-        durable::write(&Record::path(root), durable::PRIVATE, text.as_bytes()).map_err(unwritten)
+        let path = Record::path(root);
+        durable::write(&path, durable::PRIVATE, text.as_bytes()).map_err(unwritten)?;
+        // `serve` reads it too, as whom the root belongs to.
+        let owner = fs::metadata(root).map_err(|e| unwritten(durable::Error::io("look at", root, e)))?;
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
+            .map_err(|e| unwritten(durable::Error::io("give away", &path, e)))
     }
 
     /// Why there cannot be another adoption.
