@@ -206,3 +206,109 @@ fn what_a_migration_that_the_app_makes_itself_loses_must_be_acknowledged() {
     assert_eq!(words, ["drop:order_items", "rows:orders"]);
     drop(serve);
 }
+
+/// Files and folders below the root that a rehearsal may not leave, and processes.
+#[track_caller]
+fn nothing_is_left(sandbox: &Sandbox, before: &Production, backups: usize) {
+    before.is_still(&Production::of(sandbox));
+    assert_eq!(kept_backups(sandbox), backups, "a backup was left");
+    let runs = std::fs::read_dir(sandbox.root().join("runs")).unwrap().flatten();
+    let last = runs.map(|run| run.path()).filter(|path| path.is_dir()).max().unwrap();
+    let files = std::fs::read_dir(&last).unwrap().flatten();
+    let mut names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let known = ["deployment_", "journal.jsonl", "rehearsal.log", "report.html", "report.json", "report.md"];
+    assert!(names.iter().all(|name| known.iter().any(|known| name.starts_with(known))), "{names:?}");
+    assert!(!sandbox.root().join("runs/HELD").exists());
+    assert_eq!(sandbox.apps().len(), 1, "{:?}", sandbox.apps());
+}
+
+fn kept_backups(sandbox: &Sandbox) -> usize {
+    std::fs::read_dir(sandbox.root().join("backups")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_plan_says_what_would_be_done_and_does_none_of_it() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    let (before, backups) = (Production::of(&sandbox), kept_backups(&sandbox));
+    let commit = sandbox.release(r#"{ "page": "two" }"#, &[shop::REBUILD, (".env.example", "SMS_KEY=x\n")]);
+    let output = sandbox.plimsoll(&["plan", &commit]);
+    output.exits(0);
+    for said in [
+        "ready to be deployed",
+        "hold: requests wait at the shut door",
+        "of the budget",
+        "undo, about",
+        "code-only",
+        "0002 order state: rebuild",
+        "touches orders",
+        "+SMS_KEY (.env.example)",
+        "MiB are free",
+        "plimsoll deploy",
+    ] {
+        assert!(output.stdout.contains(said), "{said}\n{}", output.stdout);
+    }
+    assert!(output.stdout.lines().count() <= 40, "more than a screen:\n{}", output.stdout);
+    nothing_is_left(&sandbox, &before, backups);
+    let output = sandbox.plimsoll(&["plan", "--format", "md"]);
+    assert!(output.exits(0).stdout.starts_with("### Plan for shop"), "{}", output.stdout);
+    let output = sandbox.plimsoll(&["plan", "--json"]);
+    let plan = output.exits(0).json().pop().unwrap();
+    assert_eq!((&plan["state"], &plan["strategy"]), (&"ready".into(), &"hold".into()));
+    assert_eq!(plan["migrations"][0]["work"], "rebuild");
+    nothing_is_left(&sandbox, &before, backups);
+    assert_eq!(ending(&sandbox, 4), ("unchanged".into(), 0));
+    // And then it is done as it was said.
+    sandbox.deploy().exits(0);
+    assert_eq!(strategy(&sandbox, 5), "hold");
+    sandbox.plimsoll(&["history"]).exits(0).says("rehearse");
+    drop(serve);
+}
+
+#[test]
+fn a_plan_that_needs_words_says_them_and_they_are_enough() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    let (before, backups) = (Production::of(&sandbox), kept_backups(&sandbox));
+    sandbox.release("{}", &[("migrations/0002_tidy.sql", "DELETE FROM users; DROP TABLE regions;")]);
+    let output = sandbox.plimsoll(&["plan"]);
+    output.exits(3);
+    let typed =
+        output.stdout.lines().find_map(|line| line.strip_prefix("type next")).unwrap().trim().to_owned();
+    assert_eq!(typed, "plimsoll deploy --acknowledge drop:regions --acknowledge rows:users");
+    nothing_is_left(&sandbox, &before, backups);
+    let mut words: Vec<&str> = typed.split(' ').skip(1).collect();
+    words.push("--yes");
+    sandbox.plimsoll(&words[..3]).exits(3);
+    sandbox.plimsoll(&words).exits(0);
+    let rehearsed = sandbox.journal(4).into_iter().find(|entry| entry["event"] == "rehearsed").unwrap();
+    for loss in rehearsed["rehearsal"]["losses"].as_array().unwrap() {
+        assert_eq!(loss["version"], 2, "{loss}");
+        assert!(loss["acknowledged_by"].as_str().is_some_and(|by| !by.is_empty()), "{loss}");
+    }
+    drop(serve);
+}
+
+#[test]
+fn a_rehearsal_that_fails_says_so_with_its_own_code() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    let (before, backups) = (Production::of(&sandbox), kept_backups(&sandbox));
+    sandbox.release(r#"{ "checkout": "broken" }"#, &[]);
+    let output = sandbox.plimsoll(&["rehearse"]);
+    output.exits(1);
+    assert!(output.stdout.contains("On a copy: The checkout works"), "{}", output.stdout);
+    nothing_is_left(&sandbox, &before, backups);
+    let plan = sandbox.plimsoll(&["plan"]);
+    plan.exits(1);
+    assert!(plan.stdout.contains("NOT READY"), "{}", plan.stdout);
+    nothing_is_left(&sandbox, &before, backups);
+    sandbox.release("{}", &[]);
+    sandbox.plimsoll(&["rehearse"]).exits(0).says("The old release on the migrated copy");
+    nothing_is_left(&sandbox, &before, backups);
+    drop(serve);
+}

@@ -124,6 +124,26 @@ Examples:
   plimsoll deploy 3fa9c1b --yes                    one commit, without asking
   plimsoll deploy --acknowledge drop:sso_nonce     though this table goes away")]
     Deploy(DeployArgs),
+    /// Show on one screen what a deployment would do, and what must be typed for it
+    ///
+    /// Fetches and builds the revision, tries it on a copy of the database, walled off from production, and takes
+    /// both away again. Exit 0 when it is ready to be deployed, 3 when a person must do something first, 1 when it
+    /// failed on the copy.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll plan                      the newest commit of the branch
+  plimsoll plan 3fa9c1b --format md  as a table for a pull request
+  plimsoll plan --json | jq .losses")]
+    Plan(PlanArgs),
+    /// Try a revision on a copy of the database and show what was seen, check by check
+    ///
+    /// The same as `plan`, with every check: migrations both ways, the new release and its smoke tests, the old
+    /// release on the migrated copy, the restore.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll rehearse
+  plimsoll rehearse v2 --json | jq '.checks[] | select(.verdict != \"pass\")'")]
+    Rehearse(RehearseArgs),
     /// Go back to an earlier release
     #[command(after_long_help = "\
 Examples:
@@ -322,6 +342,32 @@ pub(crate) struct DeployArgs {
     /// Return when the release is live, without looking at errors for a while
     #[arg(long)]
     pub(crate) no_watch: bool,
+}
+
+/// `plan`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanArgs {
+    /// A commit, tag or branch [default: the configured branch]
+    #[arg(value_name = "REV", value_parser = revision)]
+    pub(crate) revision: Option<String>,
+    /// How to write it [default: for a terminal]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<PlanFormat>,
+}
+
+/// How a plan is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// Markdown
+    Md,
+}
+
+/// `rehearse`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RehearseArgs {
+    /// A commit, tag or branch [default: the configured branch]
+    #[arg(value_name = "REV", value_parser = revision)]
+    pub(crate) revision: Option<String>,
 }
 
 /// `rollback`

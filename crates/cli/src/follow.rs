@@ -18,12 +18,24 @@ pub(crate) struct Follow<'a> {
     step: Option<Progress<'a>>,
     /// What the step observed so far, the worst first.
     checks: Vec<Check>,
+    /// Everything, when somebody wants it afterwards; then no JSON is written meanwhile.
+    kept: Option<Vec<Entry>>,
 }
 
 impl<'a> Follow<'a> {
     /// Nothing has come yet.
     pub(crate) fn new(ui: &'a Ui) -> Self {
-        Follow { ui, step: None, checks: Vec::new() }
+        Follow { ui, step: None, checks: Vec::new(), kept: None }
+    }
+
+    /// The same, and the run's events are kept for [`Follow::kept`].
+    pub(crate) fn keeping(ui: &'a Ui) -> Self {
+        Follow { kept: Some(Vec::new()), ..Follow::new(ui) }
+    }
+
+    /// The events that have come.
+    pub(crate) fn kept(self) -> Vec<Entry> {
+        self.kept.unwrap_or_default()
     }
 
     /// Shows one reply. Returns the outcome when it is the last one.
@@ -46,8 +58,10 @@ impl<'a> Follow<'a> {
     }
 
     fn entry(&mut self, entry: &Entry) {
-        if self.ui.is_json() {
-            self.ui.object(entry);
+        match &mut self.kept {
+            Some(kept) => kept.push(entry.clone()),
+            None if self.ui.is_json() => self.ui.object(entry),
+            None => {}
         }
         match &entry.event {
             Event::Started { order } => {
@@ -64,6 +78,8 @@ impl<'a> Follow<'a> {
             Event::Checked { check, .. } => self.checks.push(check.clone()),
             Event::StepDone { step, ms } => self.done(*step, Verdict::Pass, *ms, None),
             Event::StepFailed { step, failure, ms } => self.done(*step, Verdict::Fail, *ms, Some(failure)),
+            // A rehearsal touches nothing: taking away what it built is no undo to be told of.
+            Event::UndoStarted { .. } | Event::UndoingStep { .. } if self.kept.is_some() => {}
             Event::UndoStarted { failure } => {
                 self.ui.say(&format!("undoing, because {failure}"));
             }
@@ -124,7 +140,7 @@ impl<'a> Follow<'a> {
         message: &str,
         failure: Option<Failure>,
     ) -> Result<(), Error> {
-        if self.ui.is_json() {
+        if self.ui.is_json() && self.kept.is_none() {
             let ending = ending.map(Ending::word);
             self.ui.object(&json!({
                 "event": "outcome", "run": run, "ending": ending, "exit": exit, "message": message,

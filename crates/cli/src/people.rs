@@ -53,7 +53,8 @@ pub(crate) struct Question {
 
 /// What is asked about this run and not answered, in the order of the paper.
 pub(crate) fn open_questions(state: &State, rules: &People) -> Vec<Question> {
-    if state.is_closed() || state.order.is_none() {
+    let deploys = state.order.as_ref().is_some_and(|order| order.kind != Kind::Rehearse);
+    if state.is_closed() || !deploys {
         return Vec::new();
     }
     let well = state.ended.as_ref().is_none_or(|(_, code, _)| *code == exit::DONE);

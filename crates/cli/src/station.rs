@@ -227,6 +227,7 @@ impl Station {
                 let onlooker = onlooker.hearing(self.ledger.heard(approved_by, &by));
                 self.deploy(revision, acknowledge, watch, by, &onlooker)
             }
+            Request::Rehearse { revision, by } => self.rehearse(revision, by, &onlooker),
             Request::Rollback { to, dry_run, acknowledge, by, .. } => {
                 self.rollback(to.as_deref(), dry_run, acknowledge, by, &onlooker)
             }
@@ -295,6 +296,12 @@ impl Station {
             watch: watch && !self.config.watch.errors_for.is_zero(),
             ..self.order(by)?
         };
+        self.run(order, onlooker)
+    }
+
+    fn rehearse(&self, revision: Option<String>, by: String, onlooker: &Onlooker) -> Result<Reply, Failure> {
+        self.nothing_open()?;
+        let order = Order { kind: Kind::Rehearse, asked: revision, ..self.order(by)? };
         self.run(order, onlooker)
     }
 

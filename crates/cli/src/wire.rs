@@ -27,6 +27,13 @@ pub(crate) enum Request {
         #[serde(default)]
         approved_by: Option<String>,
     },
+    /// Try a revision on a copy and say what a deployment would do.
+    Rehearse {
+        /// Branch, tag or commit; the configured branch when absent.
+        revision: Option<String>,
+        /// Who asks.
+        by: String,
+    },
     /// Stop a run before its commit point, or bring an earlier release live again.
     Rollback {
         /// The release to bring back; the one before the live one when absent.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use plimsoll_core::check::Check;
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::{Audience, Failure, Gate, Moment, Service};
-use plimsoll_core::record::Order;
+use plimsoll_core::record::{Kind, Order};
 use plimsoll_host::clock::SystemClock;
 use plimsoll_host::database::{self, Keep, RunDatabase};
 use plimsoll_host::journal::Runs;
@@ -253,6 +253,7 @@ pub(crate) fn database(
         earlier_schema,
         acknowledged: order.acknowledged.clone(),
         by: order.by.clone(),
+        only_rehearsed: order.kind == Kind::Rehearse,
         trying: rehearsing::trying(config, order),
         clock: Arc::clone(clock) as _,
         stop: Stop::on(onlooker.stop().flag()),

@@ -52,9 +52,10 @@ impl<'a> Engine<'a> {
         if let Err(failure) = engine.record(Event::Started { order }) {
             return engine.nothing_begun(failure);
         }
-        match engine.forward() {
-            Ok(()) => engine.end(None),
-            Err(failure) => engine.after(failure),
+        match (engine.order.kind, engine.forward()) {
+            (Kind::Rehearse, Ok(())) => engine.leave(),
+            (_, Ok(())) => engine.end(None),
+            (_, Err(failure)) => engine.after(failure),
         }
     }
 
@@ -131,6 +132,14 @@ impl<'a> Engine<'a> {
         let release = self.release()?;
         self.record(Event::Rehearsed { rehearsal: rehearsal.clone() })?;
         let window = self.ports.clock.agreed();
+        let accepted = Rehearsal { unacknowledged: Vec::new(), ..rehearsal.clone() };
+        if self.order.kind == Kind::Rehearse
+            && !rehearsal.unacknowledged.is_empty()
+            && let Ok(decision) = decide_within(&accepted, self.limits, &window)
+        {
+            // What a person decides about: how it would go once everything is acknowledged.
+            self.record(Event::Planned { decision })?;
+        }
         let decision =
             decide_within(&rehearsal, self.limits, &window).map_err(|refusal| refused(&refusal))?;
         if let (Strategy::Maintenance, Agreed::Open { left_ms, .. }) = (decision.strategy, window) {
@@ -138,6 +147,9 @@ impl<'a> Engine<'a> {
             self.limits.hold_budget_ms = left_ms;
         }
         self.record(Event::Planned { decision: decision.clone() })?;
+        if self.order.kind == Kind::Rehearse {
+            return Ok(());
+        }
         self.tell(Occasion::Planned);
         if !self.ports.audience.go_ahead(&release, &rehearsal, &decision) {
             return Err(Failure {
@@ -168,7 +180,7 @@ impl<'a> Engine<'a> {
 
     /// The steps before a strategy can be chosen; production is not touched.
     fn prepare(&mut self) -> Result<Rehearsal, Failure> {
-        if self.order.kind == Kind::Deploy {
+        if self.order.kind != Kind::Rollback {
             self.guarded(Step::Fetch, |engine| {
                 let asked = engine.order.asked.clone();
                 let (release, checks) = engine.ports.source.fetch(asked.as_deref())?;
@@ -405,6 +417,17 @@ impl<'a> Engine<'a> {
         self.end(Some(failure))
     }
 
+    /// The end of a rehearsal: what was built for it goes.
+    fn leave(mut self) -> Outcome {
+        let begun = self.ports.clock.now();
+        self.record_or_warn(Event::UndoingStep { step: Step::Build });
+        // Removing the release that was built fails with a warning only.
+        let _ = self.undo(Step::Build);
+        let ms = self.ports.clock.now().since_ms(begun);
+        self.record_or_warn(Event::UndoneStep { step: Step::Build, ms });
+        self.end(None)
+    }
+
     /// Undoes one step. May run again after a crash at any moment.
     fn undo(&mut self, step: Step) -> Result<Vec<Check>, Failure> {
         let from = self.order.from.clone();
@@ -550,6 +573,9 @@ impl<'a> Engine<'a> {
             format!(" Users met a gap of {} ms.", self.gap_ms)
         };
         match ending {
+            Ending::Unchanged if self.order.kind == Kind::Rehearse && failure.is_none() => {
+                format!("Rehearsed. Production was not touched. {}", self.serving(from))
+            }
             Ending::Unchanged => format!("Production was not touched. {}", self.serving(from)),
             Ending::Undone => {
                 let data = match (&self.harm, &self.kept) {

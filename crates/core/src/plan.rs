@@ -316,7 +316,7 @@ pub struct Loss {
 }
 
 /// One migration that a run will apply.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
     /// Its version number.
     pub version: i64,
@@ -328,6 +328,12 @@ pub struct Pending {
     pub ms: u64,
     /// How it has to be run so that nothing is lost, in words.
     pub mode: String,
+    /// What its time grows with: `instant`, `scan`, `rebuild` or `destructive`.
+    #[serde(default)]
+    pub work: String,
+    /// The tables that it changes.
+    #[serde(default)]
+    pub touched: Vec<String>,
 }
 
 /// The chosen strategy and why; what `plan` shows and the journal keeps.
@@ -339,6 +345,12 @@ pub struct Decision {
     pub reasons: Vec<String>,
     /// How long requests will wait, milliseconds; 0 for an overlap.
     pub predicted_hold_ms: u64,
+    /// The same when the release has to be undone behind the shut door, milliseconds.
+    #[serde(default)]
+    pub with_undo_ms: u64,
+    /// What `[front].hold_budget` allows for that, milliseconds; 0 where nobody is held.
+    #[serde(default)]
+    pub budget_ms: u64,
 }
 
 /// What limits a choice of strategy.
@@ -408,7 +420,9 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
     }
     let pending = rehearsal.pending.len();
     let mut reasons = Vec::new();
-    if rehearsal.migrates_itself {
+    if rehearsal.migrates_itself && rehearsal.restart_ms.is_some() {
+        reasons.push("the app changed its database by itself when it was rehearsed".to_owned());
+    } else if rehearsal.migrates_itself {
         reasons.push("the app may change its schema by itself".to_owned());
     } else if pending == 0 {
         reasons.push("no migration is pending".to_owned());
@@ -418,12 +432,19 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
             if pending == 1 { "1 pending migration".into() } else { format!("{pending} pending migrations") };
         reasons.push(format!("{migrations} took {took} on a copy of the database"));
     }
+    let nobody_waits = |strategy, reasons| Decision {
+        strategy,
+        reasons,
+        predicted_hold_ms: 0,
+        with_undo_ms: 0,
+        budget_ms: 0,
+    };
     if !limits.front {
         reasons.push("there is no [front], so users see the gap while the app restarts".to_owned());
-        return Ok(Decision { strategy: Strategy::Restart, reasons, predicted_hold_ms: 0 });
+        return Ok(nobody_waits(Strategy::Restart, reasons));
     }
     if pending == 0 && !rehearsal.migrates_itself && limits.side_by_side {
-        return Ok(Decision { strategy: Strategy::Overlap, reasons, predicted_hold_ms: 0 });
+        return Ok(nobody_waits(Strategy::Overlap, reasons));
     }
     if !limits.side_by_side {
         reasons.push("the app has one address, so two releases cannot run side by side".to_owned());
@@ -440,7 +461,13 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
         words(with_undo_ms),
         words(limits.hold_budget_ms)
     ));
-    Ok(Decision { strategy: Strategy::Hold, reasons, predicted_hold_ms: predicted_ms })
+    Ok(Decision {
+        strategy: Strategy::Hold,
+        reasons,
+        predicted_hold_ms: predicted_ms,
+        with_undo_ms,
+        budget_ms: limits.hold_budget_ms,
+    })
 }
 
 /// The same, with what was agreed about maintenance: a hold over the budget becomes a maintenance page in the window,
@@ -466,8 +493,13 @@ pub fn decide_within(rehearsal: &Rehearsal, limits: Limits, window: &Agreed) -> 
                 ),
                 format!("the agreed window is open until {until}: they read a maintenance page instead"),
             ];
-            let shut_ms = limits.restart_ms + rehearsal.snapshot_ms + 2 * rehearsal.migrate_ms;
-            Ok(Decision { strategy: Strategy::Maintenance, reasons, predicted_hold_ms: shut_ms })
+            Ok(Decision {
+                strategy: Strategy::Maintenance,
+                reasons,
+                predicted_hold_ms: predicted_ms.saturating_sub(rehearsal.undo_ms(limits)),
+                with_undo_ms: predicted_ms,
+                budget_ms: *left_ms,
+            })
         }
         Agreed::Open { .. } | Agreed::Closed { .. } => Err(not_now()),
     }
@@ -549,6 +581,7 @@ mod tests {
             class: "rebuild".into(),
             ms: 50,
             mode: "keys off".into(),
+            ..Pending::default()
         };
         Rehearsal { pending: vec![one], migrate_ms: 50, ..Rehearsal::default() }
     }

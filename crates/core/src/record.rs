@@ -32,6 +32,8 @@ pub enum Kind {
     Deploy,
     /// Brings an earlier release live again.
     Rollback,
+    /// Tries a release on a copy and says what a deployment would do; touches nothing of production.
+    Rehearse,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Kind::Deploy => "deploy",
             Kind::Rollback => "rollback",
+            Kind::Rehearse => "rehearse",
         }
     }
 }

@@ -239,6 +239,7 @@ impl Database for View<'_> {
             class: "rebuild".into(),
             ms: 10,
             mode: "wrapped".into(),
+            ..Pending::default()
         };
         let pending = if self.0.pending { vec![pending] } else { Vec::new() };
         Ok((Rehearsal { pending, migrate_ms: 10, ..Rehearsal::default() }, Vec::new()))

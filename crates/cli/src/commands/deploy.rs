@@ -1,22 +1,24 @@
-//! `deploy`, `rollback`, `resume`: clients of `plimsoll serve`; where nothing needs `serve`, they run the engine
-//! themselves.
+//! `deploy`, `plan`, `rehearse`, `rollback`, `resume`: clients of `plimsoll serve`; where nothing needs `serve`, they
+//! run the engine themselves.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
+use plimsoll_core::report::{self, Plan};
 use plimsoll_proxy::control::{self, Client, ControlError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::args::{DeployArgs, RollbackArgs};
+use crate::args::{DeployArgs, PlanArgs, PlanFormat, RehearseArgs, RollbackArgs};
 use crate::audience::{Ask, Onlooker, Said, Show, StopWish};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::follow::Follow;
 use crate::people::Person;
 use crate::station::{self, Station, needs_serve};
-use crate::ui::Ui;
+use crate::ui::{Ui, took_words};
 use crate::wire::{Reply, Request, Word};
 
 /// `plimsoll deploy`
@@ -51,8 +53,52 @@ pub(crate) fn resume(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
 }
 
 fn carry_out(config: &Config, request: &Request, ui: &Arc<Ui>) -> Result<(), Error> {
+    followed(config, request, ui, &mut Follow::new(ui))
+}
+
+/// `plimsoll plan`
+pub(crate) fn plan(config: &Config, args: &PlanArgs, ui: &Arc<Ui>) -> Result<(), Error> {
+    let (plan, result) = rehearsed(config, args.revision.as_ref(), ui);
+    if plan.run == 0 {
+        return result;
+    }
+    match (args.format, ui.is_json()) {
+        (_, true) => ui.object(&plan),
+        (Some(PlanFormat::Md), _) => ui.data(&report::plan_markdown(&plan)),
+        (None, _) => ui.data(&report::plan_text(&plan)),
+    }
+    result
+}
+
+/// `plimsoll rehearse`
+pub(crate) fn rehearse(config: &Config, args: &RehearseArgs, ui: &Arc<Ui>) -> Result<(), Error> {
+    let (plan, result) = rehearsed(config, args.revision.as_ref(), ui);
+    if plan.run == 0 {
+        return result;
+    }
+    if ui.is_json() {
+        ui.object(&plan);
+        return result;
+    }
+    for seen in &plan.checks {
+        let took = seen.ms.map(|ms| took_words(Duration::from_millis(ms))).unwrap_or_default();
+        let note = if seen.why.is_empty() { &took } else { &seen.why };
+        ui.finding(seen.verdict, &seen.name, note, "");
+    }
+    result
+}
+
+/// Rehearses. A run that was never begun, because it is refused or nobody can carry it out, has an empty plan.
+fn rehearsed(config: &Config, revision: Option<&String>, ui: &Arc<Ui>) -> (Plan, Result<(), Error>) {
+    let request = Request::Rehearse { revision: revision.cloned(), by: station::person() };
+    let mut follow = Follow::keeping(ui);
+    let result = followed(config, &request, ui, &mut follow);
+    (Plan::of(&follow.kept()), result)
+}
+
+fn followed(config: &Config, request: &Request, ui: &Arc<Ui>, follow: &mut Follow<'_>) -> Result<(), Error> {
     match control::connect(&station::socket(config)) {
-        Ok(client) => remote(client, request, ui),
+        Ok(client) => remote(client, request, ui, follow),
         Err(ControlError::NoServer { .. }) if needs_serve(config) => {
             let file = config.file.display();
             Err(Error::usage("`plimsoll serve` is not running")
@@ -60,7 +106,7 @@ fn carry_out(config: &Config, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
                 .state("nothing was changed by this command")
                 .next(format!("start it and leave it running: plimsoll --config {file} serve")))
         }
-        Err(ControlError::NoServer { .. }) => local(config, request.clone(), ui),
+        Err(ControlError::NoServer { .. }) => local(config, request.clone(), ui, follow),
         Err(error) => Err(Error::usage("`plimsoll serve` could not be asked")
             .why(error.to_string())
             .state("nothing was changed by this command")
@@ -127,7 +173,7 @@ impl Drop for Ended {
 
 const STOPPING: &str = "asked to stop: before the commit point the run is undone, which takes a moment; once more leaves it alone";
 
-fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Error> {
+fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Follow<'_>) -> Result<(), Error> {
     let lost = |why: String| {
         Error::new(Kind::Unresolved, "`plimsoll serve` went away in the middle of it")
             .why(why)
@@ -159,7 +205,6 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
             }
         }
     });
-    let mut follow = Follow::new(ui);
     for next in heard {
         let line = match next {
             Heard::Line(Some(line)) => line,
@@ -198,7 +243,7 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>) -> Result<(), Err
 }
 
 /// The engine in this process: nothing here needs a front door or a supervisor.
-fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
+fn local(config: &Config, request: Request, ui: &Ui, follow: &mut Follow<'_>) -> Result<(), Error> {
     let stop = StopWish::default();
     let wish = stop.clone();
     let (send, replies) = mpsc::channel::<Heard<Option<Reply>>>();
@@ -226,7 +271,6 @@ fn local(config: &Config, request: Request, ui: &Ui) -> Result<(), Error> {
         let outcome = station.carry_out(request, onlooker);
         show(&outcome);
     });
-    let mut follow = Follow::new(ui);
     for next in replies {
         let reply = match next {
             Heard::Line(Some(reply)) => reply,

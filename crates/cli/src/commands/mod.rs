@@ -37,6 +37,8 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Uninstall(uninstall) => install::uninstall(&config()?, uninstall, ui),
         Command::Serve => serve::run(&config()?, ui),
         Command::Deploy(deploy) => deploy::deploy(&config()?, deploy, ui),
+        Command::Plan(plan) => deploy::plan(&config()?, plan, ui),
+        Command::Rehearse(rehearse) => deploy::rehearse(&config()?, rehearse, ui),
         Command::Rollback(rollback) => deploy::rollback(&config()?, rollback, ui),
         Command::Resume => deploy::resume(&config()?, ui),
         Command::Status => history::status(&config()?, ui),

@@ -396,7 +396,10 @@ fn showing(replies: Sender<Reply>) -> Show {
 /// Who is at the command.
 fn asking_person(request: &Request) -> String {
     match request {
-        Request::Deploy { by, .. } | Request::Rollback { by, .. } | Request::Resume { by } => by.clone(),
+        Request::Deploy { by, .. }
+        | Request::Rehearse { by, .. }
+        | Request::Rollback { by, .. }
+        | Request::Resume { by } => by.clone(),
         Request::Say { .. } | Request::GoAhead { .. } | Request::Status => String::new(),
     }
 }

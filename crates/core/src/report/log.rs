@@ -187,11 +187,11 @@ mod tests {
         2026-11-23T03:48:17.190Z    not applicable [backup.second] Second copy (no destination is configured)
         2026-11-23T03:48:17.190Z  Back up the database: done in 2.3 s
         2026-11-23T03:48:17.190Z  Rehearse on a copy: started
-        2026-11-23T03:48:20.290Z    pass [pre.staging] Migrations on a copy (Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms)
+        2026-11-23T03:48:20.290Z    pass [pre.staging] Migrations on a copy (Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders); Took: 45 ms)
         2026-11-23T03:48:20.290Z    pass [pre.staging] Old release on the migrated copy (Took: 912 ms)
         2026-11-23T03:48:20.290Z    pass [pre.rollback] The restore was rehearsed (Estimated rollback time: 310 ms; Rollback mode: undo)
         2026-11-23T03:48:20.290Z  Rehearse on a copy: done in 3.1 s
-        2026-11-23T03:48:20.290Z  rehearsed: pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off)
+        2026-11-23T03:48:20.290Z  rehearsed: pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders)
         2026-11-23T03:48:20.290Z  planned: hold, predicted hold 650 ms; 1 pending migration(s) took 45 ms on a copy of the database
         2026-11-23T03:48:20.290Z  Hold requests at the door: started
         2026-11-23T03:48:20.290Z  the door is being shut: requests wait

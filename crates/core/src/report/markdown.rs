@@ -66,6 +66,7 @@ pub(super) fn title(report: &Report) -> &'static str {
     match report.kind {
         crate::record::Kind::Deploy => "Deployment",
         crate::record::Kind::Rollback => "Rollback",
+        crate::record::Kind::Rehearse => "Rehearsal",
     }
 }
 
@@ -255,7 +256,7 @@ mod tests {
         | Ended | 2026-11-23 03:49:21 UTC, after 1 min 21 s |
         | Users | waited up to 900 ms (predicted 650 ms) |
         | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
-        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off) |
+        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders) |
         | Acknowledged | drop:sso_nonce |
         | Checks | 19 passed, 1 unknown, 1 not applicable |
         | Exit code | 0 |
@@ -271,7 +272,7 @@ mod tests {
         - [ ] **Notify development, DevOps, business; window** — not looked at in this run
         - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
         - [x] **Test on staging**
-          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms
+          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders); Took: 45 ms
           - pass: Old release on the migrated copy — Took: 912 ms
         - [x] **Prepare the rollback plan: backup, steps, minutes** — The restore was rehearsed
           - Estimated rollback time: 310 ms
@@ -454,7 +455,7 @@ mod tests {
         | Ended | 2026-11-23 03:48:21 UTC, after 21.8 s |
         | Users | waited up to 1.5 s (predicted 650 ms) |
         | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
-        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off) |
+        | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders) |
         | Acknowledged | drop:sso_nonce |
         | Checks | 21 passed, 1 FAILED, 1 not applicable |
         | Exit code | 1 |
@@ -470,7 +471,7 @@ mod tests {
         - [ ] **Notify development, DevOps, business; window** — not looked at in this run
         - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
         - [x] **Test on staging**
-          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off); Took: 45 ms
+          - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders); Took: 45 ms
           - pass: Old release on the migrated copy — Took: 912 ms
         - [x] **Prepare the rollback plan: backup, steps, minutes** — The restore was rehearsed
           - Estimated rollback time: 310 ms

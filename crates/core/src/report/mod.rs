@@ -8,6 +8,7 @@ mod evidence;
 mod html;
 mod log;
 mod markdown;
+mod plan;
 #[cfg(test)]
 mod sample;
 mod summary;
@@ -24,6 +25,7 @@ pub use boxes::{Answer, ItemReport, Observed};
 pub use html::html;
 pub use log::{log, log_name};
 pub use markdown::markdown;
+pub use plan::{Plan, plan_markdown, plan_text};
 pub use summary::summary;
 pub use timeline::{Span, StepReport, StepState};
 
@@ -37,7 +39,7 @@ pub struct Report {
     pub run: u32,
     /// The app's name.
     pub app: String,
-    /// `deploy` or `rollback`.
+    /// `deploy`, `rollback` or `rehearse`.
     pub kind: Kind,
     /// Who asked, as the system knows them.
     pub by: String,
@@ -454,14 +456,23 @@ mod tests {
                 "description": "split_address",
                 "class": "rebuild",
                 "ms": 45,
-                "mode": "foreign keys off"
+                "mode": "foreign keys off",
+                "work": "rebuild",
+                "touched": [
+                  "orders"
+                ]
               }
             ],
             "migrates_itself": false,
             "migrate_ms": 45,
             "snapshot_ms": 60,
             "restore_ms": 310,
-            "unacknowledged": []
+            "unacknowledged": [],
+            "losses": [],
+            "restart_ms": null,
+            "restart_old_ms": null,
+            "code_only": null,
+            "disk": null
           },
           "log": "deployment_20261123_0348.log"
         }

@@ -133,6 +133,8 @@ impl Tape {
             strategy: Strategy::Hold,
             reasons: vec!["1 pending migration(s) took 45 ms on a copy of the database".into()],
             predicted_hold_ms: 650,
+            with_undo_ms: 1_400,
+            budget_ms: 10_000,
         };
         self.event(Event::Rehearsed { rehearsal });
         self.event(Event::Planned { decision });
@@ -197,6 +199,8 @@ fn pending() -> Vec<Pending> {
         class: "rebuild".into(),
         ms: 45,
         mode: "foreign keys off".into(),
+        work: "rebuild".into(),
+        touched: vec!["orders".into()],
     }]
 }
 
@@ -352,6 +356,8 @@ pub(super) fn rolled_back() -> Vec<Entry> {
         strategy: Strategy::Overlap,
         reasons: vec!["no migration is pending".into()],
         predicted_hold_ms: 0,
+        with_undo_ms: 0,
+        budget_ms: 0,
     };
     tape.event(Event::Rehearsed { rehearsal: Rehearsal::default() });
     tape.event(Event::Planned { decision });

@@ -50,6 +50,8 @@ pub(super) fn result(report: &Report) -> (Tone, &'static str) {
         (Some(Ending::Undone), _, Kind::Deploy) => (Tone::Bad, "NOT LIVE: UNDONE"),
         (Some(Ending::Undone), _, Kind::Rollback) => (Tone::Bad, "NOT ROLLED BACK: UNDONE"),
         (Some(Ending::Unchanged), _, Kind::Deploy) => (Tone::Careful, "NOT LIVE: NOTHING CHANGED"),
+        (Some(Ending::Unchanged), Some(0), Kind::Rehearse) => (Tone::Good, "REHEARSED: NOTHING CHANGED"),
+        (Some(_), _, Kind::Rehearse) => (Tone::Careful, "REHEARSED, AND NOT READY: NOTHING CHANGED"),
         (Some(Ending::Unchanged), _, Kind::Rollback) => (Tone::Careful, "NOT ROLLED BACK: NOTHING CHANGED"),
         (None, ..) if report.undo_failure.is_some() => (Tone::Bad, "NOT RESOLVED: A PERSON IS NEEDED"),
         (None, ..) => (Tone::Careful, "NOT ENDED"),
@@ -143,6 +145,7 @@ pub(super) fn signer(report: &Report) -> &'static str {
     match report.kind {
         Kind::Deploy => "Deployed by",
         Kind::Rollback => "Rolled back by",
+        Kind::Rehearse => "Rehearsed by",
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Settings {
     pub acknowledged: Vec<String>,
     /// Who gave them.
     pub by: String,
+    /// Whether the run only rehearses: then its backup is a snapshot that goes with it.
+    pub only_rehearsed: bool,
     /// How releases are tried on a copy, or why they cannot be.
     pub trying: Result<Trying, String>,
     /// Time.
@@ -212,6 +214,7 @@ impl RunDatabase {
                 Check::pass("pre.staging", format!("{} on a copy", outcome.file))
                     .with("ms", ms(outcome.took))
                     .with("class", word(&outcome.class))
+                    .with("work", word(&outcome.work))
                     .with("mode", outcome.mode.words())
                     .with("touched", outcome.touched.clone())
                     .with("losses", losses)
@@ -231,6 +234,8 @@ impl RunDatabase {
                     class: word(&outcome.class),
                     ms: ms(outcome.took),
                     mode: outcome.mode.words(),
+                    work: word(&outcome.work),
+                    touched: outcome.touched.clone(),
                 })
                 .collect(),
             migrates_itself: false,
@@ -426,6 +431,9 @@ impl Database for RunDatabase {
             let why = "the first release makes the database";
             let none = |id, name| Check::skipped(id, name, why);
             return Ok(vec![none("backup.create", "Full backup"), none("backup.verify", "Backup verified")]);
+        }
+        if self.settings.only_rehearsed {
+            return self.snapshot_to_rehearse();
         }
         let request = backup::Request {
             run: Some(self.run_name()),

@@ -12,11 +12,16 @@ use plimsoll_core::plan::{Loss, Rehearsal, Release, ReleaseId, Smoke};
 use plimsoll_core::ports::{Failure, FailureKind};
 
 use super::{AppFolder, Migrations, RunDatabase, failure, make_empty, ms};
+use crate::durable;
 use crate::rehearsal::{self, Candidate, Findings, Proof, Spec};
 use crate::service::App;
+use crate::sqlite::backup;
 use crate::sqlite::copy::copy;
 use crate::sqlite::trial::Outcome;
 use crate::sqlite::{Limits, compressed, verify};
+
+/// The folder of a rehearsal's own snapshot, in the run's.
+const SNAPSHOT: &str = "snapshot";
 
 /// How releases are tried on a copy.
 pub struct Trying {
@@ -63,6 +68,24 @@ impl RunDatabase {
         let from = unpacked.as_ref().map_or(backup.path.as_path(), |plain| plain.path());
         copy(from, &to, &Limits::default(), &mut control).map_err(|e| failed(&e))?;
         Ok(to)
+    }
+
+    /// The snapshot that a rehearsal alone works on: made and verified as a backup is, and gone with the run.
+    pub(super) fn snapshot_to_rehearse(&mut self) -> Result<Vec<Check>, Failure> {
+        let folder = self.settings.run_folder.join(SNAPSHOT);
+        durable::create_dir(&folder, durable::PRIVATE_DIR)?;
+        let request = backup::Request {
+            run: Some(self.run_name()),
+            ..backup::Request::new(&self.settings.file, folder, "rehearsal")
+        };
+        let mut control = self.control(self.settings.stop.clone());
+        let made = backup::create(&request, &mut control)
+            .map_err(|e| failure("the database could not be copied", &e))?;
+        let (bytes, took) = (made.manifest.bytes, made.manifest.took_ms);
+        self.backup = Some(made);
+        let check =
+            Check::pass("pre.staging", "A snapshot of production").with("bytes", bytes).with("ms", took);
+        Ok(vec![check])
     }
 
     /// What one migration was seen to lose.
@@ -179,13 +202,16 @@ impl RunDatabase {
 
     /// Removes what a crash in the middle of a rehearsal left.
     pub(super) fn forget_rehearsal(&self) -> Result<(), Failure> {
-        let folder = self.settings.run_folder.join("rehearsal");
-        match fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(super::io_failure("the rehearsal's folder", &folder, &e))
+        for name in ["rehearsal", SNAPSHOT] {
+            let folder = self.settings.run_folder.join(name);
+            match fs::remove_dir_all(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(super::io_failure("the rehearsal's folder", &folder, &e));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 

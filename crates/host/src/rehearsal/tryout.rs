@@ -238,7 +238,8 @@ impl Tried {
             let what = "the release does not open the database that it is given".to_owned();
             let why = format!("{}, and not {database}, which DATABASE_PATH names", self.opened.why());
             if let Some(next) = self.opened.evidence.get("next").and_then(|next| next.as_str()) {
-                return Err(Failure::failed(what, self.opened.why(), next));
+                let failure = Failure::failed(what, self.opened.why(), next);
+                return Err(bench.explained(spec, &self.folder, failure));
             }
             let next = "let the app open the file that DATABASE_PATH names, or link the file from shared/ with \
                         [build].link; then deploy again";

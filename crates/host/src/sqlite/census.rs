@@ -45,11 +45,26 @@ pub enum Class {
     Destructive,
 }
 
+/// What a migration's time grows with, decided by what happened; from the harmless to the harmful.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// With nothing: only the schema was written.
+    Instant,
+    /// With the rows of a table: they were read, or changed in place.
+    Scan,
+    /// With all of a table: it was written anew.
+    Rebuild,
+    /// Something is gone.
+    Destructive,
+}
+
 /// What happened between two censuses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Changes {
     pub(crate) losses: Vec<Loss>,
     pub(crate) class: Class,
+    pub(crate) work: Work,
     pub(crate) touched: BTreeSet<String>,
     /// Whether a table was dropped or built anew: then foreign keys are better off.
     pub(crate) rebuilt: bool,
@@ -109,8 +124,13 @@ impl Census {
 
     /// What happened from here to `after`.
     pub(crate) fn changes(&self, after: &Census, named: &Named) -> Changes {
-        let mut changes =
-            Changes { losses: Vec::new(), class: Class::NoOp, touched: BTreeSet::new(), rebuilt: false };
+        let mut changes = Changes {
+            losses: Vec::new(),
+            class: Class::NoOp,
+            work: Work::Instant,
+            touched: BTreeSet::new(),
+            rebuilt: false,
+        };
         let renamed = self.renamed_tables(after);
         for (name, before) in &self.tables {
             let now = after.tables.get(renamed.get(name).unwrap_or(name));
@@ -175,9 +195,12 @@ impl Census {
             if object.kind == "table" || self.objects.contains_key(name) {
                 continue;
             }
+            let on_existing = self.objects.contains_key(&object.table);
+            if object.kind == "index" && on_existing {
+                changes.work = changes.work.max(Work::Scan);
+            }
             let unique = object.sql.as_ref().is_some_and(|sql| sql.to_ascii_uppercase().contains("UNIQUE"));
             let rules = object.kind == "trigger" || (object.kind == "index" && unique);
-            let on_existing = self.objects.contains_key(&object.table);
             changes
                 .mark(&object.table, if rules && on_existing { Class::Tightening } else { Class::Additive });
         }
@@ -211,6 +234,7 @@ impl Changes {
         if quantity == 0 {
             return;
         }
+        self.work = Work::Destructive;
         match self.losses.iter_mut().find(|loss| loss.word == word) {
             Some(loss) => loss.quantity = loss.quantity.max(quantity),
             None => self.losses.push(Loss { word, quantity, detail: detail.to_owned() }),
@@ -220,6 +244,12 @@ impl Changes {
     pub(crate) fn mark(&mut self, table: &str, class: Class) {
         self.touched.insert(table.to_owned());
         self.class = self.class.max(class);
+        self.work = self.work.max(match class {
+            Class::NoOp | Class::Additive | Class::Rename | Class::Tightening => Work::Instant,
+            Class::Data => Work::Scan,
+            Class::Rebuild => Work::Rebuild,
+            Class::Destructive => Work::Destructive,
+        });
     }
 }
 
@@ -250,6 +280,7 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
             );
             if !column.not_null && now.table.columns[new_place].not_null {
                 changes.mark(name, Class::Tightening);
+                changes.work = changes.work.max(Work::Scan);
             }
             continue;
         }
@@ -266,6 +297,11 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
             changes.mark(name, Class::Destructive);
             changes.lose(format!("drop:{name}.{}", column.name), filled, "values of a column that is gone");
         }
+    }
+    // Rows are read when they may break a new rule.
+    let rules = |table: &Table| table.sql.to_ascii_uppercase().matches("CHECK").count();
+    if same_place && rules(&now.table) > rules(&before.table) {
+        changes.work = changes.work.max(Work::Scan);
     }
     if now.table.columns.iter().any(|column| !before.table.has(&column.name)) {
         changes.mark(name, Class::Additive);

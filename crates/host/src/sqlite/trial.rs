@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ForeignKeys;
 use super::aftermath::{self, Seen};
-use super::census::{Census, Changes, Class, Loss};
+use super::census::{Census, Changes, Class, Loss, Work};
 use super::connection::{beside, open_own};
 use super::control::{Control, Phase};
 use super::diff::{self, Side, TableDiff};
@@ -35,6 +35,8 @@ pub struct Outcome {
     pub took: Duration,
     /// What it does.
     pub class: Class,
+    /// What its time grows with.
+    pub work: Work,
     /// What it loses even so; each needs its acknowledgement.
     pub losses: Vec<Loss>,
     /// The tables that it changes.
@@ -127,6 +129,7 @@ fn one(
         mode: best.mode,
         took: best.took,
         class: best.changes.class,
+        work: best.changes.work,
         losses: best.changes.losses,
         touched: best.changes.touched.into_iter().collect(),
         other,
