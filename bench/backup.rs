@@ -25,6 +25,8 @@ type Peer = (&'static str, Box<dyn Fn(&Path, &Path) -> Command>);
 /// One run of a peer.
 struct Run {
     took: Duration,
+    /// Of all cores together: what it cost, however busy the machine is with others.
+    cpu: Duration,
     /// Bytes.
     memory: u64,
     waits: Vec<Duration>,
@@ -57,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let done = watch(command(&database, &own));
             let waits = writer.stop()?;
             match done {
-                Some((took, memory)) => runs[place].push(Run { took, memory, waits }),
+                Some((took, cpu, memory)) => runs[place].push(Run { took, cpu, memory, waits }),
                 None if round == 0 => println!("{name:<16} SKIPPED: it is not installed here, or it failed"),
                 None => {}
             }
@@ -137,20 +139,22 @@ fn show(peers: &[Peer], runs: &[Vec<Run>], quiet: &[Duration]) {
     let alone = at(quiet, 99);
     println!("the writer alone: p99 {:.2} ms, worst {:.2} ms", ms(alone), ms(at(quiet, 100)));
     println!(
-        "{:<16} {:>9} {:>7} {:>9} {:>9}   the writer's {:>9} {:>7} {:>9}",
-        "", "seconds", "x cp", "x cp+sync", "peak MiB", "p99 ms", "x alone", "worst ms"
+        "{:<16} {:>9} {:>7} {:>9} {:>9} {:>9}   the writer's {:>9} {:>7} {:>9}",
+        "", "seconds", "x cp", "x cp+sync", "cpu s", "peak MiB", "p99 ms", "x alone", "worst ms"
     );
     for ((name, _), runs) in peers.iter().zip(runs) {
         let Some(took) = median(runs.iter().map(|run| run.took)) else { continue };
         let waits: Vec<Duration> = runs.iter().flat_map(|run| run.waits.iter().copied()).collect();
         let ratio = |to: Option<Duration>| to.map_or(f64::NAN, |to| took.as_secs_f64() / to.as_secs_f64());
         let memory = runs.iter().map(|run| run.memory).max().unwrap_or(0) >> 20;
+        let cpu = median(runs.iter().map(|run| run.cpu)).unwrap_or_default();
         let p99 = at(&waits, 99);
         println!(
-            "{name:<16} {:>9.3} {:>7.1} {:>9.1} {memory:>9}                {:>9.2} {:>7.2} {:>9.2}",
+            "{name:<16} {:>9.3} {:>7.1} {:>9.1} {:>9.2} {memory:>9}                {:>9.2} {:>7.2} {:>9.2}",
             took.as_secs_f64(),
             ratio(cp),
             ratio(synced),
+            cpu.as_secs_f64(),
             ms(p99),
             p99.as_secs_f64() / alone.as_secs_f64(),
             ms(at(&waits, 100)),
@@ -226,16 +230,17 @@ impl Writer {
     }
 }
 
-/// Runs it to its end; how long it took, and the most memory that it and its children had at a look.
-fn watch(mut command: Command) -> Option<(Duration, u64)> {
+/// Runs it to its end; how long it took, what it cost, and the most memory that it had at a look.
+fn watch(mut command: Command) -> Option<(Duration, Duration, u64)> {
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-    let mut memory = 0;
+    let (mut memory, mut cpu) = (0, Duration::ZERO);
     loop {
-        // It forgets it when it ends, so it is asked often.
+        // It forgets them when it ends, so it is asked often.
         memory = memory.max(high_water(child.id()));
+        cpu = cpu.max(cost(child.id()));
         if let Some(status) = child.try_wait().ok()? {
-            return status.success().then(|| (begun.elapsed(), memory));
+            return status.success().then(|| (begun.elapsed(), cpu, memory));
         }
         thread::sleep(Duration::from_millis(1));
     }
@@ -245,6 +250,14 @@ fn high_water(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// The time on all cores, in hundredths of a second, children that have ended included.
+fn cost(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, which may hold anything, ends with the last bracket; then state and, from the eleventh on, the times.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+    Duration::from_millis(fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
 }
 
 fn median(times: impl Iterator<Item = Duration>) -> Option<Duration> {

@@ -131,6 +131,25 @@ fn an_existing_database_is_baselined_when_it_is_what_the_files_make() {
 }
 
 #[test]
+fn a_database_that_has_had_none_of_the_files_is_baselined_with_0() {
+    let alone = Alone::new(&[shop::ADD_COLUMN]);
+    shop::open(&alone.db).execute("DROP TABLE schema_version", []).unwrap();
+    alone.migrate(&["baseline", "0"]).exits(0).says("none was applied");
+    assert_eq!(alone.number("SELECT count(*) FROM schema_version"), 0);
+    alone.migrate(&["status"]).exits(0).says("pending");
+}
+
+#[test]
+fn a_baseline_beside_serve_needs_nobody_to_be_stopped() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    shop::open(&sandbox.database()).execute("DELETE FROM schema_version", []).unwrap();
+    sandbox.plimsoll(&["migrate", "baseline", "1"]).exits(0).says("noted as applied");
+    assert_eq!(shop::number(&sandbox.database(), "SELECT count(*) FROM schema_version"), 1);
+    drop(serve);
+}
+
+#[test]
 fn an_edited_file_is_refused_until_it_is_accepted_and_a_comment_is_no_edit() {
     let alone = Alone::new(&[shop::ADD_COLUMN]);
     alone.migrate(&["up"]).exits(0);

@@ -56,6 +56,23 @@ fn any_database_is_checked_without_configuration_and_nothing_is_left_beside_it()
 }
 
 #[test]
+fn what_the_configuration_expects_of_the_database_is_checked() {
+    let mut sandbox = Sandbox::new();
+    let verify = |sandbox: &Sandbox| sandbox.plimsoll(&["verify", "--json"]);
+    sandbox.configure(
+        "[database.expect]\ncolumns = { orders = [\"id\"], Users = [\"ID\"] }\nat_least = { orders = 1 }\nversions = [1]\n",
+    );
+    verify(&sandbox).exits(0);
+    sandbox.configure("[database.expect]\ncolumns = { orders = [\"coupon\"] }\nat_least = { products = 9999 }\nversions = [7]\n");
+    let output = verify(&sandbox);
+    fails(&output, "columns", "orders.coupon is missing");
+    fails(&output, "data_counts", "at least 9999 are expected");
+    fails(&output, "schema_versions", "7 is missing");
+    sandbox.configure("[database.expect]\nat_least = { coupons = 1 }\n");
+    fails(&verify(&sandbox), "tables", "coupons is missing (expected from the configuration)");
+}
+
+#[test]
 fn a_report_has_the_shape_that_scripts_read() {
     let sandbox = Sandbox::new();
     let db = alone(&sandbox);

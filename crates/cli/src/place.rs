@@ -84,6 +84,19 @@ impl Place {
         folder.is_dir().then_some(folder)
     }
 
+    /// As [`Place::own`]; beside a `serve` that has nothing to do it is `None`: for one short transaction that an app goes
+    /// on beside. A deployment that begins in the same moment notices it, as it notices every write of others.
+    pub(crate) fn own_or_beside_serve(&self, what: &str) -> Result<Option<Owned>, Error> {
+        match self.own(what) {
+            Ok(owned) => Ok(Some(owned)),
+            Err(error) if error.kind == Kind::Blocked => {
+                let runs = self.config.as_ref().map(|config| Runs::of(&config.app.root).unfinished());
+                if matches!(runs, Some(Ok(None))) { Ok(None) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes the lock of a command that changes the database: the app's own when it is configured, one beside the
     /// file otherwise.
     pub(crate) fn own(&self, what: &str) -> Result<Owned, Error> {

@@ -35,7 +35,8 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs, ui: &Ui) -> Result<(), 
     let tables = place.config.as_ref().map(|config| config.database.tables.clone()).unwrap_or_default();
     // Whoever learns says that the database is good as it is.
     let learned = if args.learn { None } else { learned(&database)? };
-    let wanted = Wanted { tables, migrations, learned };
+    let declared = place.config.as_ref().map(|config| config.database.expect.clone()).unwrap_or_default();
+    let wanted = Wanted { tables, migrations, learned, declared };
     let step = ui.progress("Check the database");
     let mut control = Control::new(stop_on_signals(), |at| step.at(at.done, at.total, at.unit));
     let unreadable = |error: &sqlite::Error| failed("the database could not be checked", error);

@@ -5,6 +5,7 @@
 
 mod backup;
 mod duration;
+mod expect;
 mod form;
 mod mistake;
 mod people;

@@ -12,8 +12,8 @@ use super::secret::Secret;
 use super::table::{At, Table};
 use super::url::{self, DatabaseUrl, PublicUrl};
 use super::{
-    App, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, backup, duration, people,
-    service, smoke, team,
+    App, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, backup, duration, expect,
+    people, service, smoke, team,
 };
 
 /// Reads the whole file. `replaced` says that bytes which are no text were replaced in it.
@@ -156,7 +156,8 @@ fn database(file: &Table<'_>, root: &Path) -> Option<Database> {
         None if !migrate.is_empty() => Migrations::Commands(migrate),
         None => Migrations::App,
     };
-    Some(Database { url: url?.value, password: password.map(|p| p.value), tables, migrations })
+    let expect = expect::expect(&table);
+    Some(Database { url: url?.value, password: password.map(|p| p.value), tables, expect, migrations })
 }
 
 fn plain(names: BTreeMap<String, At<String>>) -> BTreeMap<String, String> {

@@ -53,6 +53,8 @@ pub(crate) struct Database {
     pub(crate) password: Option<Secret>,
     /// Counted first and named in the report; all tables are counted. Default: none.
     pub(crate) tables: Vec<String>,
+    /// `[database.expect]`: what `verify` expects of it. Default: nothing.
+    pub(crate) expect: plimsoll_host::sqlite::verification::Declared,
     /// Who changes the schema.
     pub(crate) migrations: Migrations,
 }

@@ -379,4 +379,6 @@ fn rest(draft: &mut Draft, found: &Found) {
     draft.line("errors_for = \"10m\"");
     draft.section("[backup]");
     draft.line("keep_days = 14");
+    draft.line("# keep_weekly = 8      # and one of each of the last 8 weeks; also keep_last, keep_daily, keep_monthly");
+    draft.line("# copies = [\"/mnt/external/backup\", \"s3://bucket/backups\"]   # S3: as the AWS tools find it, or [backup.s3]");
 }

@@ -167,6 +167,25 @@ pub(crate) fn record(connection: &Connection, record: &Record<'_>) -> rusqlite::
     if record.migration.direction == Direction::Down {
         return strike_out(connection, record.migration);
     }
+    make_tables(connection)?;
+    insert_line(connection, record.migration)?;
+    connection.execute(
+        &format!("INSERT OR REPLACE INTO {SIDE_TABLE} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+        rusqlite::params![
+            version(record.migration),
+            record.migration.description,
+            record.migration.checksum,
+            record.mode,
+            i64::try_from(record.duration_ms).unwrap_or(i64::MAX),
+            env!("CARGO_PKG_VERSION"),
+            record.run,
+            Timestamp::now().to_string(),
+        ],
+    )?;
+    Ok(())
+}
+
+fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "CREATE TABLE IF NOT EXISTS {TABLE} (
              id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -185,22 +204,7 @@ pub(crate) fn record(connection: &Connection, record: &Record<'_>) -> rusqlite::
              run TEXT,
              applied_at TEXT NOT NULL
          );"
-    ))?;
-    insert_line(connection, record.migration)?;
-    connection.execute(
-        &format!("INSERT OR REPLACE INTO {SIDE_TABLE} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
-        rusqlite::params![
-            version(record.migration),
-            record.migration.description,
-            record.migration.checksum,
-            record.mode,
-            i64::try_from(record.duration_ms).unwrap_or(i64::MAX),
-            env!("CARGO_PKG_VERSION"),
-            record.run,
-            Timestamp::now().to_string(),
-        ],
-    )?;
-    Ok(())
+    ))
 }
 
 /// Removes the line of a migration that was taken back.
@@ -295,7 +299,8 @@ fn status_word(connection: &Connection, table: &schema::Table) -> rusqlite::Resu
     Ok(word)
 }
 
-/// Writes down that an existing database has had every migration up to `version`, without running any.
+/// Writes down that an existing database has had every migration up to `version`, without running any; with 0, that it
+/// has had none of them.
 ///
 /// # Errors
 /// When the database cannot be written; nothing is written down then.
@@ -304,6 +309,7 @@ pub fn baseline(database: &Path, migrations: &Migrations, version: u64) -> Resul
     let mut connection = super::connection::open_write(database, super::ForeignKeys::Off)?;
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
+    make_tables(&transaction).map_err(failed)?;
     let mut written = Vec::new();
     for migration in migrations.all.iter().filter(|m| m.version <= version) {
         let line = Record { migration, mode: "baseline", duration_ms: 0, run: None };
@@ -367,6 +373,8 @@ mod tests {
             status(&path, &Migrations::default()).unwrap().pending.is_empty(),
             "nothing to know without files"
         );
+        baseline(&path, &migrations(&[1, 2, 3]), 0).unwrap();
+        assert_eq!(status(&path, &migrations(&[1, 2, 3])).unwrap().pending, [1, 2, 3], "it has had none");
         baseline(&path, &migrations(&[1, 2, 3]), 2).unwrap();
         assert_eq!(status(&path, &migrations(&[1, 2, 3])).unwrap().pending, [3]);
     }

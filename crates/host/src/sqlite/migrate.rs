@@ -114,7 +114,7 @@ impl Error {
             Error::File { .. } => "Name migrations NNNN_description.sql, in UTF-8, readable.",
             Error::Duplicate { .. } => "Give one of the two the next free number.",
             Error::NotBaselined { .. } => {
-                "Say which it has had, while `plimsoll serve` is stopped: `plimsoll migrate baseline N --dir MIGRATIONS`."
+                "Say which it has had, 0 for none of them: `plimsoll migrate baseline N --dir MIGRATIONS`."
             }
             Error::ForeignHistory { .. } => {
                 "The table belongs to something else: let the app migrate itself."

@@ -28,6 +28,19 @@ pub struct Wanted {
     pub migrations: Option<Migrations>,
     /// What was learned from a good database.
     pub learned: Option<Expectation>,
+    /// What its owner has written down.
+    pub declared: Declared,
+}
+
+/// What the owner of a database has written down about it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Declared {
+    /// Columns that a table must have, whatever their types.
+    pub columns: BTreeMap<String, Vec<String>>,
+    /// So many rows a table must have at least.
+    pub at_least: BTreeMap<String, u64>,
+    /// Versions that must be applied.
+    pub versions: Vec<u64>,
 }
 
 /// What was found.
@@ -135,8 +148,10 @@ fn rest(
     }
     let (replayed, no_replay) = expected_of_release(wanted.migrations.as_ref(), history.as_ref().ok());
     let expected: Vec<&Expectation> = replayed.iter().chain(&wanted.learned).collect();
-    tables(&seen, &expected, &wanted.tables, found);
-    columns(&seen, &expected, found);
+    let declared = wanted.declared.columns.keys().chain(wanted.declared.at_least.keys());
+    let named: Vec<String> = wanted.tables.iter().chain(declared).cloned().collect();
+    tables(&seen, &expected, &named, found);
+    columns(&seen, &expected, &wanted.declared, found);
     data_integrity(connection, wanted.learned.as_ref(), found)?;
     versions(&history, wanted, found);
     counts(&seen, wanted, found);
@@ -219,13 +234,22 @@ fn tables(seen: &Expectation, expected: &[&Expectation], named: &[String], found
     found.add("tables", verdict, detail);
 }
 
-fn columns(seen: &Expectation, expected: &[&Expectation], found: &mut Verification) {
-    if expected.is_empty() {
+fn columns(seen: &Expectation, expected: &[&Expectation], declared: &Declared, found: &mut Verification) {
+    if expected.is_empty() && declared.columns.is_empty() {
         let total: usize = seen.tables.values().map(|shape| shape.columns.len()).sum();
         found.add("columns", Verdict::Skipped, format!("{total} columns, and nothing to compare them with"));
         return;
     }
     let (mut wrong, mut compared) = (Vec::new(), 0);
+    for (table, names) in &declared.columns {
+        let now = seen.tables.iter().find(|(name, _)| name.eq_ignore_ascii_case(table));
+        // A missing table is told once.
+        let Some((_, now)) = now else { continue };
+        compared += names.len();
+        let missing =
+            names.iter().filter(|name| !now.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name)));
+        wrong.extend(missing.map(|name| format!("{table}.{name} is missing")));
+    }
     for (table, wanted) in expected.iter().flat_map(|e| &e.tables) {
         let now = seen.tables.iter().find(|(name, _)| name.eq_ignore_ascii_case(table));
         // A missing table is told once.
@@ -321,6 +345,11 @@ fn versions(history: &Result<Status, String>, wanted: &Wanted, found: &mut Verif
             wrong.push(format!("{version} is missing"));
         }
     }
+    for version in &wanted.declared.versions {
+        if !status.applied.iter().any(|line| line.version == Some(*version)) {
+            wrong.push(format!("{version} is missing"));
+        }
+    }
     if wrong.is_empty() && status.applied.is_empty() {
         return found.add(
             "schema_versions",
@@ -344,6 +373,12 @@ fn counts(seen: &Expectation, wanted: &Wanted, found: &mut Verification) {
         let now = seen.tables.get(table).and_then(|shape| shape.rows);
         if let (Some(before @ 1..), Some(0)) = (shape.rows, now) {
             wrong.push(format!("{table} is empty and had {before} rows"));
+        }
+    }
+    for (table, least) in &wanted.declared.at_least {
+        let now = seen.tables.iter().find(|(name, _)| name.eq_ignore_ascii_case(table));
+        if let Some(rows) = now.and_then(|(_, shape)| shape.rows).filter(|rows| rows < least) {
+            wrong.push(format!("{table} has {rows} rows, and at least {least} are expected"));
         }
     }
     let rows: u64 = seen.tables.values().filter_map(|shape| shape.rows).sum();

@@ -107,12 +107,21 @@ fn show(place: &copies::Place, copied: &Copied, ui: &Ui) {
     ui.finding(Verdict::Pass, &copied.file, &note, "");
 }
 
-/// Copies a fresh backup to the configured places. The local one counts whatever becomes of them.
-pub(super) fn after_backup(place: &Place, file: &Path, ui: &Ui) -> Result<(), Error> {
+/// Copies a fresh backup to the configured places. The local one counts whatever becomes of them. `reached` gets those
+/// that have it.
+pub(super) fn after_backup(
+    place: &Place,
+    file: &Path,
+    reached: &mut Vec<copies::Place>,
+    ui: &Ui,
+) -> Result<(), Error> {
     let mut failed = Vec::new();
     for there in place.config.iter().flat_map(|config| config.backup.places()) {
         match to(file, &there, false, ui) {
-            Ok(copied) => show(&there, &copied, ui),
+            Ok(copied) => {
+                show(&there, &copied, ui);
+                reached.push(there);
+            }
             Err(error) => failed.push(format!("{}: {error}. {}", there.key(), error.hint())),
         }
     }

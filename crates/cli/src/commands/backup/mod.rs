@@ -67,10 +67,11 @@ fn make(global: &Global, args: &BackupCreateArgs, ui: &Ui) -> Result<(), Error> 
     drop(control);
     drop(step);
     show(&place, &made, ui);
-    let copied = copies::after_backup(&place, &made.path, ui);
+    let mut reached = Vec::new();
+    let copied = copies::after_backup(&place, &made.path, &mut reached, ui);
     // Without a configuration nothing goes unless it is asked for.
     if args.days.is_some() || configured.is_some() {
-        prune::after_backup(&place, args.days, ui);
+        prune::after_backup(&place, args.days, &reached, ui);
     }
     copied
 }

@@ -71,8 +71,9 @@ fn count(fates: &[Fate], dry_run: bool, ui: &Ui) {
     ui.say(&format!("{} kept, {gone} {done}", fates.len() - gone));
 }
 
-/// After a backup: only what goes is told. The backup counts already, so a failure here is a warning.
-pub(super) fn after_backup(place: &Place, days: Option<u32>, ui: &Ui) {
+/// After a backup, here and in the places that have it too: only what goes is told. The backup counts already, so a
+/// failure is a warning.
+pub(super) fn after_backup(place: &Place, days: Option<u32>, reached: &[copies::Place], ui: &Ui) {
     let retention = retention(place, &BackupPruneArgs { days, ..BackupPruneArgs::default() });
     let pruned = decide(place, &retention).and_then(|fates| remove(place, &fates).map(|()| fates));
     let told =
@@ -81,8 +82,8 @@ pub(super) fn after_backup(place: &Place, days: Option<u32>, ui: &Ui) {
         Ok(fates) => told(fates),
         Err(error) => ui.warn(&format!("old backups were not pruned: {}", error.why)),
     }
-    for there in places(place) {
-        match prune_there(place, &there, &retention, false, ui) {
+    for there in reached {
+        match prune_there(place, there, &retention, false, ui) {
             Ok(fates) => told(fates),
             Err(why) => ui.warn(&format!("old copies were not pruned: {why}")),
         }

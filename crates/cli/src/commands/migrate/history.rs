@@ -66,14 +66,15 @@ pub(super) fn show(subject: &Subject, ui: &Ui) -> Result<(), Error> {
 }
 
 pub(super) fn baseline(subject: &Subject, version: u64, words: &[String], ui: &Ui) -> Result<(), Error> {
-    let _lock = subject.place.own("migrate baseline")?;
+    let _lock = subject.place.own_or_beside_serve("migrate baseline")?;
     let files: Vec<&Migration> = subject.migrations.all.iter().filter(|m| m.version <= version).collect();
-    if !files.iter().any(|m| m.version == version) {
+    // 0: it has had none, and its tables are from before the first.
+    if version != 0 && !files.iter().any(|m| m.version == version) {
         return Err(Error::usage(format!("there is no migration {version}"))
             .state("the database is as it was")
             .next("plimsoll migrate status"));
     }
-    let differences = differences(subject, &files)?;
+    let differences = if version == 0 { Vec::new() } else { differences(subject, &files)? };
     let word = format!("baseline:{version}");
     refuse_unless(
         words,
@@ -87,14 +88,17 @@ pub(super) fn baseline(subject: &Subject, version: u64, words: &[String], ui: &U
         ui.object(&json!({ "event": "baseline", "versions": written, "differences": differences }));
     } else {
         let list = written.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let note = "noted as applied, none was run";
-        ui.finding(Verdict::Pass, &format!("baseline {version}"), note, &format!("versions: {list}"));
+        let (note, list) = match version {
+            0 => ("noted that none was applied", "all of them are pending".to_owned()),
+            _ => ("noted as applied, none was run", format!("versions: {list}")),
+        };
+        ui.finding(Verdict::Pass, &format!("baseline {version}"), note, &list);
     }
     Ok(())
 }
 
 pub(super) fn accept(subject: &Subject, version: u64, words: &[String], ui: &Ui) -> Result<(), Error> {
-    let _lock = subject.place.own("migrate accept")?;
+    let _lock = subject.place.own_or_beside_serve("migrate accept")?;
     let status = subject.status()?;
     let migration = subject.migrations.all.iter().find(|m| m.version == version);
     let Some(migration) = migration.filter(|_| status.edited.contains(&version)) else {
