@@ -16,6 +16,8 @@ mod full_disk;
 mod imports;
 mod install;
 mod interrupted;
+mod kills;
+mod load;
 mod maintenance;
 mod managed;
 mod migrate;

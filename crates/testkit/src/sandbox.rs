@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
@@ -231,6 +232,18 @@ impl Sandbox {
     pub fn apps(&self) -> Vec<String> {
         let all = processes::of(self.folder.path()).into_iter().map(|process| process.command);
         all.filter(|command| command.contains("scripted-app")).collect()
+    }
+
+    /// Every process that runs here, as its number and its command line.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let all = processes::of(self.folder.path()).into_iter();
+        all.map(|process| (process.pid, process.command)).collect()
+    }
+
+    /// Sends a signal to a process; one that is gone already is fine.
+    pub fn signal(&self, pid: u32, signal: Signal) {
+        processes::signal(pid, signal);
     }
 
     /// The journal of a run, an entry a line.

@@ -37,6 +37,12 @@ impl Serve {
         self.running().pid()
     }
 
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running().is_running()
+    }
+
     /// What it has said so far.
     #[must_use]
     pub fn log(&self) -> String {
