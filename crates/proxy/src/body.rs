@@ -3,16 +3,44 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
 
 use crate::head::remove_reserved;
 use crate::target::{Claim, Connection};
 use crate::traffic::Traffic;
 
 /// A request's body on its way to the app.
-pub(crate) struct RequestBody(pub(crate) Option<Incoming>);
+pub(crate) struct RequestBody {
+    body: Option<Incoming>,
+    stall_timeout: Duration,
+    /// Runs while the client sends nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a request's body did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    #[error("the client sent nothing for too long")]
+    Stalled,
+}
+
+impl RequestBody {
+    /// Nothing, or what the client sends; it may take `stall_timeout` for each piece.
+    pub(crate) fn new(body: Option<Incoming>, stall_timeout: Duration) -> RequestBody {
+        RequestBody { body, stall_timeout, stalled: None }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.body.is_none()
+    }
+}
 
 /// An answer's body on its way to the client.
 pub(crate) enum ResponseBody {
@@ -30,29 +58,36 @@ pub(crate) struct AppBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let mut frame = ready!(Pin::new(body).poll_frame(cx));
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let me = &mut *self;
+        let Some(body) = &mut me.body else { return Poll::Ready(None) };
+        let Poll::Ready(mut frame) = Pin::new(body).poll_frame(cx) else {
+            let patience = me.stall_timeout;
+            let stalled = me.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            ready!(stalled.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        };
+        me.stalled = None;
         // Some servers read trailers as headers.
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
             remove_reserved(trailers, false);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

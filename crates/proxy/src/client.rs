@@ -25,24 +25,34 @@ pub(crate) struct Client {
     /// The client is on this machine and may speak for others.
     pub(crate) loopback: bool,
     unread_body: AtomicBool,
+    /// How long it may take to read or write the next piece.
+    pub(crate) stall_timeout: Duration,
 }
 
 /// The half that hyper owns.
 pub(crate) struct Io {
     client: Arc<Client>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Client> {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, stall_timeout: Duration) -> io::Result<Client> {
         stream.set_nodelay(true)?;
         let ip = peer.ip().to_canonical();
         let text = HeaderValue::from_str(&ip.to_string()).map_err(io::Error::other)?;
-        Ok(Client { stream, ip: text, loopback: ip.is_loopback(), unread_body: AtomicBool::new(false) })
+        Ok(Client {
+            stream,
+            ip: text,
+            loopback: ip.is_loopback(),
+            unread_body: AtomicBool::new(false),
+            stall_timeout,
+        })
     }
 
     pub(crate) fn io(self: &Arc<Client>) -> Io {
-        Io { client: Arc::clone(self), linger: None }
+        Io { client: Arc::clone(self), linger: None, stalled: None }
     }
 
     /// Returns once the client has closed its side or reset the connection. hyper sees that only when it reads,
@@ -95,31 +105,41 @@ fn read_some(stream: &TcpStream, buf: &mut ReadBuf<'_>) -> io::Result<()> {
     }
 }
 
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let stream = &self.client.stream;
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_write(buf) {
+impl Io {
+    /// Writes once, or gives the client up that takes nothing for too long.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        while let Poll::Ready(ready) = self.client.stream.poll_write_ready(cx) {
+            ready?;
+            match write(&self.client.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                result => {
+                    self.stalled = None;
+                    return Poll::Ready(result);
+                }
             }
         }
+        let patience = self.client.stall_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.write(cx, |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = &self.client.stream;
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_write_vectored(bufs) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+        self.write(cx, |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use crate::Shared;
-use crate::body::{AppBody, RequestBody, ResponseBody};
+use crate::body::{AppBody, BodyError, RequestBody, ResponseBody};
 use crate::client::Client;
 use crate::gate::{Admission, Verdict};
 use crate::head::{Upgrade, head_size, prepare, remove_hop_by_hop};
@@ -110,8 +110,8 @@ async fn send(
     mut request: Request<RequestBody>,
     app_down_since: &mut Option<Instant>,
 ) -> Sent {
-    let replayable = request.body().0.is_none()
-        && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let replayable =
+        request.body().is_none() && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
 
     // A kept connection may be closed by the app just as a request goes out on it. What must not be sent twice
     // has a connection of its own instead.
@@ -142,6 +142,10 @@ async fn send(
                         request = unsent;
                         io::Error::other("the connection was closed before the request was sent")
                     }
+                    None if stalled(error.error()) => {
+                        let page = Page::refused("The rest of the request did not come in time.");
+                        return Sent::Failed(StatusCode::REQUEST_TIMEOUT, page);
+                    }
                     None => return lost(door, claim),
                 },
             },
@@ -155,13 +159,19 @@ async fn send(
     }
 }
 
+/// Whether the client sent nothing of its request's body for too long.
+fn stalled(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<BodyError>());
+    matches!(cause, Some(BodyError::Stalled))
+}
+
 fn lost(door: &Shared, claim: &Claim) -> Sent {
     let status = if claim.ended() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
     Sent::Failed(status, Page::answer_lost(&door.options.app_name))
 }
 
 fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody(None));
+    let mut copy = Request::new(RequestBody::new(None, Duration::ZERO));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
@@ -249,6 +259,101 @@ mod tests {
         let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "a: b\r\n".repeat(200));
         assert_eq!(ask(door.local_addr(), &many).unwrap().status, 431);
         assert_eq!(app.count(), 0);
+    }
+
+    #[test]
+    fn a_client_that_stops_sending_its_body_is_answered_408_and_its_request_ended() {
+        let app = App::start(|_, stream| reply(stream, "never"));
+        let door = door(Options { stall_timeout: Duration::from_millis(200), ..Options::default() });
+        door.set_target(Some(app.target("1")));
+        door.gate().open();
+        let mut stream = open(door.local_addr());
+        let began = Instant::now();
+        send(&mut stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nab");
+        // Each piece has its time: whoever goes on sending, however slowly, is not slow.
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(120));
+            send(&mut stream, "c");
+        }
+        let answer = receive(&mut stream).unwrap();
+        assert_eq!(answer.status, 408, "{}", answer.text());
+        assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+        until("the app is rid of it", || door.traffic().in_flight == 0);
+        assert_eq!(app.count(), 0, "half a request has run");
+    }
+
+    #[test]
+    fn a_client_that_stops_reading_is_given_up_and_the_app_is_free_again() {
+        let app = App::start(|_, stream| {
+            let size = 64 << 20;
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n")?;
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..64 {
+                stream.get_mut().write_all(&piece)?;
+            }
+            Ok(Then::Keep)
+        });
+        let door = door(Options { stall_timeout: Duration::from_millis(300), ..Options::default() });
+        door.set_target(Some(app.target("1")));
+        door.gate().open();
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        until("it is at the app", || door.traffic().in_flight == 1);
+        until("it is given up", || door.traffic().in_flight == 0);
+        // One that reads slowly, and reads, gets it whole.
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let (mut size, mut piece) = (0, vec![0; 8 << 20]);
+        loop {
+            thread::sleep(Duration::from_millis(20));
+            match stream.read(&mut piece).unwrap() {
+                0 => break,
+                read => size += read,
+            }
+        }
+        assert!(size > 64 << 20, "{size}");
+    }
+
+    #[test]
+    fn an_upload_of_any_size_flows_through() {
+        let app = hello();
+        let door = door_to(&app);
+        let mut stream = open(door.local_addr());
+        send(&mut stream, "PUT /file HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+        let piece = vec![b'u'; 1 << 20];
+        for _ in 0..48 {
+            send(&mut stream, &format!("{:x}\r\n", piece.len()));
+            stream.get_mut().write_all(&piece).unwrap();
+            send(&mut stream, "\r\n");
+        }
+        send(&mut stream, "0\r\n\r\n");
+        assert_eq!(receive(&mut stream).unwrap().status, 200);
+        assert_eq!(app.last().body.len(), 48 << 20);
+    }
+
+    #[test]
+    fn a_health_path_has_the_status_that_is_true() {
+        let app = App::start(|_, stream| {
+            let answer = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 6\r\n\r\nno db\n";
+            stream.get_mut().write_all(answer.as_bytes()).map(|()| Then::Keep)
+        });
+        let door = door_to(&app);
+        let addr = door.local_addr();
+        assert_eq!(get(addr, "/healthz").unwrap().status, 500, "the app's own");
+        door.gate().hold(Instant::now() + Duration::from_millis(200));
+        assert_eq!(get(addr, "/healthz").unwrap().status, 503, "held for too long");
+        door.gate().shut(Page::maintenance("shop", Duration::from_secs(9)));
+        let shut = get(addr, "/healthz").unwrap();
+        assert_eq!((shut.status, shut.header("retry-after")), (503, Some("9")));
+        door.gate().hold(Instant::now() + Duration::from_secs(20));
+        thread::scope(|scope| {
+            let asking = scope.spawn(move || get(addr, "/healthz").unwrap().status);
+            until("it waits", || door.gate().parked() == 1);
+            let well = hello();
+            door.set_target(Some(well.target("2")));
+            door.gate().open();
+            assert_eq!(asking.join().unwrap(), 200, "the new release's own");
+        });
     }
 
     #[test]

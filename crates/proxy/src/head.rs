@@ -75,7 +75,7 @@ pub(crate) fn prepare(
 
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    let body = RequestBody((!body.is_end_stream()).then_some(body));
+    let body = RequestBody::new((!body.is_end_stream()).then_some(body), client.stall_timeout);
     Ok((Request::from_parts(parts, body), upgrade))
 }
 

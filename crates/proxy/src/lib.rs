@@ -63,6 +63,9 @@ pub struct Options {
     pub max_parked_bytes: usize,
     /// How long a client may take for a request's head, and a connection may be idle.
     pub header_timeout: Duration,
+    /// How long a client may take for the next piece of its request's body, or of the answer that it reads. A slow one
+    /// would keep the app busy, and a drain waiting.
+    pub stall_timeout: Duration,
     /// Callers that give up early: a path (and what lies below it), and after which wait its requests are answered 503.
     pub answer_after: Vec<(String, Duration)>,
     /// How long a request waits for an app that does not listen while the gate is open.
@@ -80,6 +83,7 @@ impl Default for Options {
             max_parked_requests: 10_000,
             max_parked_bytes: 64 * 1024 * 1024,
             header_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
             answer_after: Vec::new(),
             app_down_wait: Duration::from_secs(2),
             hold_first: None,
@@ -294,7 +298,7 @@ async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stoppe
         match accepted {
             Ok((stream, peer)) => {
                 // An error here means that the client has left already.
-                if let Ok(client) = Client::new(stream, peer) {
+                if let Ok(client) = Client::new(stream, peer, door.options.stall_timeout) {
                     tokio::spawn(attend(Arc::clone(&door), http.clone(), client, stopped.clone()));
                 }
             }
