@@ -75,7 +75,9 @@ fn one(port: u16, number: u32, at: Instant, book: &Book) {
 #[test]
 fn a_steady_load_meets_no_failure_and_no_double_through_deployments_in_a_row() {
     let (deployments, per_second) = (soak::rounds(2, 20), u32::try_from(soak::rounds(60, 400)).unwrap());
-    let sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::new();
+    // A busy machine makes requests slow; what is measured is that they are answered.
+    sandbox.configure("front = { hold_budget = '40s', drain = '15s' }");
     let serve = sandbox.live();
     let (enough, book) = (AtomicBool::new(false), Book::default());
     let last = u32::try_from(deployments).unwrap() + 1;
