@@ -4,14 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::db::delivery::Terms;
 use crate::db::placing::Shortage;
 use crate::db::products::Product;
-
-/// From this subtotal on delivery is free.
-pub(crate) const FREE_DELIVERY_FROM_PAISE: i64 = 49_900;
-
-/// What delivery costs below that.
-pub(crate) const DELIVERY_PAISE: i64 = 4_000;
 
 /// A line of a basket.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +14,8 @@ pub(crate) struct Line {
     pub(crate) product: Product,
     pub(crate) quantity: i64,
     pub(crate) line_paise: i64,
+    /// It is sold where the customer lives, as far as that is known.
+    pub(crate) sold_there: bool,
     /// It can be delivered in this quantity now.
     pub(crate) available: bool,
 }
@@ -30,7 +27,8 @@ impl Line {
             product_id: self.product.id,
             name: self.product.name.clone(),
             wanted: self.quantity,
-            left: if self.product.is_active { self.product.stock } else { 0 },
+            left: if self.product.is_active && self.sold_there { self.product.stock } else { 0 },
+            sold_there: self.sold_there,
         }
     }
 }
@@ -50,29 +48,44 @@ pub(crate) struct Bill {
     pub(crate) saved_paise: i64,
     /// How much more makes delivery free; 0 when it is.
     pub(crate) to_free_delivery_paise: i64,
-    /// Every line can be delivered.
+    /// How much more makes it an order that is taken; 0 when it is one.
+    pub(crate) to_minimum_paise: i64,
+    /// Every line can be delivered, and it is enough of it.
     pub(crate) orderable: bool,
 }
 
 impl Bill {
-    /// The bill for `(product, quantity)` lines.
-    pub(crate) fn of(wanted: &[(i64, i64)], products: &BTreeMap<i64, Product>) -> Self {
+    /// The bill for `(product, quantity)` lines on these terms; `not_sold` are not sold in the customer's region.
+    ///
+    /// Prices and quantities have upper bounds that keep every sum far below `i64::MAX`; the release build checks
+    /// for overflow all the same and fails instead of charging a wrong amount.
+    pub(crate) fn of(
+        wanted: &[(i64, i64)],
+        products: &BTreeMap<i64, Product>,
+        terms: &Terms,
+        not_sold: &[i64],
+    ) -> Self {
         let mut lines = Vec::new();
         let mut missing = Vec::new();
         for (id, quantity) in wanted {
             match products.get(id) {
-                Some(product) => lines.push(Line {
-                    line_paise: product.price_paise * quantity,
-                    available: product.is_active && product.stock >= *quantity,
-                    quantity: *quantity,
-                    product: product.clone(),
-                }),
+                Some(product) => {
+                    let sold_there = !not_sold.contains(id);
+                    lines.push(Line {
+                        line_paise: product.price_paise * quantity,
+                        sold_there,
+                        available: sold_there && product.is_active && product.stock >= *quantity,
+                        quantity: *quantity,
+                        product: product.clone(),
+                    });
+                }
                 None => missing.push(*id),
             }
         }
         let subtotal_paise: i64 = lines.iter().map(|line| line.line_paise).sum();
-        let free = lines.is_empty() || subtotal_paise >= FREE_DELIVERY_FROM_PAISE;
-        let delivery_paise = if free { 0 } else { DELIVERY_PAISE };
+        let free = lines.is_empty() || subtotal_paise >= terms.free_from_paise;
+        let delivery_paise = if free { 0 } else { terms.delivery_paise };
+        let to_minimum_paise = (terms.minimum_paise - subtotal_paise).max(0);
         Self {
             pieces: lines.iter().map(|line| line.quantity).sum(),
             saved_paise: lines.iter().map(|line| line.product.mrp_paise * line.quantity).sum::<i64>()
@@ -80,8 +93,12 @@ impl Bill {
             subtotal_paise,
             delivery_paise,
             total_paise: subtotal_paise + delivery_paise,
-            to_free_delivery_paise: if free { 0 } else { FREE_DELIVERY_FROM_PAISE - subtotal_paise },
-            orderable: missing.is_empty() && !lines.is_empty() && lines.iter().all(|line| line.available),
+            to_free_delivery_paise: if free { 0 } else { terms.free_from_paise - subtotal_paise },
+            to_minimum_paise,
+            orderable: missing.is_empty()
+                && !lines.is_empty()
+                && to_minimum_paise == 0
+                && lines.iter().all(|line| line.available),
             lines,
             missing,
         }
@@ -94,6 +111,7 @@ impl Bill {
             name: "A product that we no longer sell".to_owned(),
             wanted: 1,
             left: 0,
+            sold_there: true,
         });
         gone.chain(self.lines.iter().filter(|line| !line.available).map(Line::shortage)).collect()
     }

@@ -36,22 +36,42 @@ impl Cart {
             if !signer.verify(PURPOSE, &[lines], signature) {
                 return None;
             }
-            let pair = |line: &str| {
-                let (id, quantity) = line.split_once('-')?;
-                Some((id.parse().ok()?, quantity.parse().ok()?))
-            };
-            let lines = lines.split('_').filter(|line| !line.is_empty()).map(pair).collect::<Option<_>>()?;
-            Some(Self { lines })
+            Self::from_lines(lines)
         };
         read().unwrap_or_default()
     }
 
     /// The cookie's value.
     pub(crate) fn to_cookie(&self, signer: &Signer) -> String {
-        let lines: Vec<String> = self.lines.iter().map(|(id, quantity)| format!("{id}-{quantity}")).collect();
-        let lines = lines.join("_");
+        let lines = self.to_lines();
         let signature = signer.sign(PURPOSE, &[&lines]);
         format!("{lines}.{signature}")
+    }
+
+    /// The lines alone, without a signature: as a member's basket is stored.
+    pub(crate) fn to_lines(&self) -> String {
+        let lines: Vec<String> = self.lines.iter().map(|(id, quantity)| format!("{id}-{quantity}")).collect();
+        lines.join("_")
+    }
+
+    /// Reads such lines.
+    pub(crate) fn from_lines(lines: &str) -> Option<Self> {
+        let pair = |line: &str| {
+            let (id, quantity) = line.split_once('-')?;
+            Some((id.parse().ok()?, quantity.parse().ok()?))
+        };
+        let lines = lines.split('_').filter(|line| !line.is_empty()).map(pair).collect::<Option<_>>()?;
+        Some(Self { lines })
+    }
+
+    /// Puts another basket's goods into this one. Of a product that is in both, the larger quantity is kept: who
+    /// signs in does not buy twice. What does not fit is left out.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for (id, quantity) in &other.lines {
+            if self.quantity(*id) < *quantity {
+                let _ = self.set(*id, (*quantity).min(MAX_QUANTITY));
+            }
+        }
     }
 
     /// Sets the quantity of a product, at least 1.

@@ -5,10 +5,15 @@
 
 mod bill;
 mod cart;
+mod clock;
+mod csv;
 pub mod db;
 mod log;
+mod mail;
 mod money;
 pub mod password;
+mod picture;
+pub mod second_factor;
 pub mod serve;
 pub mod settings;
 mod sign;

@@ -5,14 +5,14 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use greengrocer::db::{self, migrations, seed};
+use greengrocer::db::{self, import, migrations, seed};
 use greengrocer::settings::Settings;
-use greengrocer::{password, serve};
+use greengrocer::{password, second_factor, serve};
 
 /// A small grocery shop.
 ///
-/// Settings come from the environment: PORT, GREENGROCER_BIND, DATABASE_PATH, GREENGROCER_HOME,
-/// GREENGROCER_SECRET or GREENGROCER_SECRET_FILE, GREENGROCER_ENV, PLIMSOLL_RELEASE.
+/// Settings come from the environment; the README lists them. The first ones to set: DATABASE_PATH, PORT,
+/// GREENGROCER_SECRET_FILE, GREENGROCER_URL, GREENGROCER_ENV.
 #[derive(Parser)]
 #[command(name = "greengrocer", version)]
 struct Args {
@@ -28,6 +28,12 @@ enum Command {
     Migrate,
     /// Put goods and regions into an empty shop
     Seed,
+    /// Take over goods from a product export of WooCommerce (CSV): all of them or none
+    #[command(name = "import-csv")]
+    ImportCsv {
+        /// The file; `-` is standard input
+        file: std::path::PathBuf,
+    },
     /// People who run the shop
     #[command(subcommand)]
     Admin(Admin),
@@ -35,7 +41,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Admin {
-    /// Make an admin or set the password of one: from GREENGROCER_ADMIN_PASSWORD or a line of standard input
+    /// Make an admin, or give one a new password and second factor: the password from GREENGROCER_ADMIN_PASSWORD
+    /// or a line of standard input. Shows the secret of the second factor, once
     Create {
         /// What the admin signs in with
         #[arg(long)]
@@ -74,12 +81,33 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             let seeded = seed::fill(&mut db::open_existing(&path)?)?;
             say(&format!("{}: {} products, {} regions", path.display(), seeded.products, seeded.regions))?;
         }
+        Command::ImportCsv { file } => {
+            let text = if file.as_os_str() == "-" {
+                io::read_to_string(io::stdin())?
+            } else {
+                std::fs::read_to_string(&file)?
+            };
+            let done = import::woocommerce(&mut db::open_existing(&path)?, &text)?;
+            let (added, changed, skipped) = (done.added, done.changed, done.skipped);
+            say(&format!(
+                "{}: {added} products added, {changed} changed, {skipped} rows skipped",
+                path.display()
+            ))?;
+        }
         Command::Admin(Admin::Create { email }) => {
-            let hash = password::hash_new(&password_given()?)?;
+            let hash = password::hash_new(&password_given()?, password::Whose::Admin)?;
             let email = password::checked_email(&email)?;
-            let new = greengrocer::set_admin(&mut db::open_existing(&path)?, &email, &hash)?;
-            let what = if new { "admin made" } else { "password set, sessions ended" };
+            let secret = second_factor_given()?;
+            let new = greengrocer::set_admin(&mut db::open_existing(&path)?, &email, &hash, &secret)?;
+            let what = if new { "admin made" } else { "password and second factor set, sessions ended" };
             say(&format!("{email}: {what}"))?;
+            let address = second_factor::address(&email, &secret);
+            if let Some(picture) = second_factor::picture(&address).filter(|_| io::stdout().is_terminal()) {
+                say(&picture)?;
+            }
+            say(&format!(
+                "Scan this with an app for one-time codes, or type the secret into it: {secret}\n{address}"
+            ))?;
         }
     }
     Ok(())
@@ -96,6 +124,17 @@ fn password_given() -> io::Result<String> {
     let mut line = String::new();
     stdin.lock().read_line(&mut line)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A new secret, or for a machine that sets others up the one in GREENGROCER_ADMIN_TOTP_SECRET.
+fn second_factor_given() -> io::Result<String> {
+    match std::env::var("GREENGROCER_ADMIN_TOTP_SECRET") {
+        Ok(secret) if second_factor::is_secret(&secret) => Ok(secret),
+        Ok(_) => {
+            Err(io::Error::other("GREENGROCER_ADMIN_TOTP_SECRET is not 80 bits or more in Base32 (A-Z, 2-7)"))
+        }
+        Err(_) => Ok(second_factor::new_secret()),
+    }
 }
 
 fn say(text: &str) -> io::Result<()> {

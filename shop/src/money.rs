@@ -29,6 +29,11 @@ impl fmt::Display for Rupees {
     }
 }
 
+/// An amount as it is typed into a form: `1299.50`.
+pub(crate) fn plain_rupees(paise: i64) -> String {
+    Rupees(paise).to_string().replace(['₹', ','], "")
+}
+
 /// Reads a price as typed in rupees, `49` or `49.5` or `1,299.00`, as paise. `None` unless it is a positive
 /// amount of at most [`MAX_PRICE_PAISE`].
 pub(crate) fn parse_rupees(text: &str) -> Option<i64> {

@@ -11,9 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::db::{Store, StoreError, migrations, open_existing};
-use crate::log;
 use crate::settings::{Secret, Settings};
 use crate::web::{self, Shop, page::PagesError};
+use crate::{clock, log, mail};
 
 /// How long requests in flight may take after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -78,12 +78,19 @@ async fn serve(settings: Settings) -> Result<(), ServeError> {
         return Err(ServeError::OldSchema { database: settings.database, missing });
     }
     drop(connection);
+    if settings.log_json {
+        log::use_json();
+    }
+    let unnamed = settings.seller.missing();
+    if settings.production && !unnamed.is_empty() {
+        log::info(format_args!("the law wants customers to know who sells; not set: {}", unnamed.join(", ")));
+    }
 
     let secret = settings.secret.clone().unwrap_or_else(|| {
         log::info("GREENGROCER_SECRET is not set: a secret was made for this process, baskets and logins end with it");
         Secret(crate::db::random_hex::<32>().into_bytes())
     });
-    let shop = Shop::new(Store::open(&settings.database)?, &settings.home, &settings.release, secret)?;
+    let shop = Shop::new(Store::open(&settings.database)?, settings.clone(), secret)?;
 
     // Before the address is told to anybody: who knows it may send SIGTERM.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -101,7 +108,13 @@ async fn serve(settings: Settings) -> Result<(), ServeError> {
         closing.send_replace(true);
     });
     let mut told = closed.clone();
-    let app = web::router(Arc::new(shop)).into_make_service_with_connect_info::<SocketAddr>();
+    let shop = Arc::new(shop);
+    // A copy that is tried out only looks: what waits in it has been sent or will be by the real shop.
+    if !settings.rehearsal {
+        tokio::spawn(mail::run(shop.clone()));
+        tokio::spawn(clock::run(shop.clone()));
+    }
+    let app = web::router(shop).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         // An error means that the sender is gone, which ends serving just as well.
         let _ = told.wait_for(|closing| *closing).await;

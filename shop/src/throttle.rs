@@ -48,6 +48,36 @@ impl Throttle {
     }
 }
 
+/// What one client may do within [`PACE_WINDOW`]: orders and messages.
+const PER_PACE: u32 = 30;
+const PACE_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// Counts what is done and not only what fails: orders and messages cost the shop something.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    done: Mutex<HashMap<String, (u32, Instant)>>,
+}
+
+impl Pace {
+    /// Notes one more act of a kind by a client; `false` when that is too many.
+    pub(crate) fn allows(&self, kind: &str, client: &str) -> bool {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.len() >= MOST_KEYS {
+            done.retain(|_, (_, since)| since.elapsed() <= PACE_WINDOW);
+        }
+        if done.len() >= MOST_KEYS {
+            // Somebody with ten thousand addresses: better to forget than to fill the memory.
+            done.clear();
+        }
+        let entry = done.entry(format!("{kind} {client}")).or_insert((0, Instant::now()));
+        if entry.1.elapsed() > PACE_WINDOW {
+            *entry = (0, Instant::now());
+        }
+        entry.0 += 1;
+        entry.0 <= PER_PACE
+    }
+}
+
 fn client_key(client: &str) -> String {
     format!("client {client}")
 }
@@ -69,6 +99,14 @@ mod tests {
         }
         assert!(!throttle.allows("10.0.0.1", "ravi@example.in"));
         assert!(throttle.allows("10.0.0.2", "asha@example.in"));
+    }
+
+    #[test]
+    fn one_client_is_paced_and_another_is_not() {
+        let pace = Pace::default();
+        let allowed = (0..100).filter(|_| pace.allows("order", "10.0.0.1")).count();
+        assert_eq!(allowed, PER_PACE as usize);
+        assert!(pace.allows("order", "10.0.0.2") && pace.allows("message", "10.0.0.1"));
     }
 
     #[test]

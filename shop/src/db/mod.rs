@@ -3,13 +3,22 @@
 //! Statements name their columns, so that a later schema with more columns, or a rebuilt table, is read and
 //! written just as well by this binary.
 
+pub(crate) mod audit;
+pub(crate) mod delivery;
+pub(crate) mod figures;
+pub(crate) mod images;
+pub mod import;
+pub(crate) mod members;
+pub(crate) mod messages;
 pub mod migrations;
 pub(crate) mod orders;
+pub(crate) mod outbox;
 pub(crate) mod placing;
 pub(crate) mod products;
-pub(crate) mod regions;
+pub(crate) mod search;
 pub mod seed;
 pub(crate) mod sessions;
+pub(crate) mod stock;
 pub(crate) mod users;
 
 use std::path::{Path, PathBuf};
@@ -57,18 +66,49 @@ pub(crate) struct Store {
     writer: Arc<tokio::sync::Mutex<Connection>>,
     readers: Arc<Mutex<Vec<Connection>>>,
     reader_permits: Arc<Semaphore>,
+    /// Sees when anybody, this process or another, has committed something.
+    watcher: Arc<Mutex<Connection>>,
 }
 
 impl Store {
     /// Opens an existing database.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let writer = open_existing(path)?;
+        let watcher = open_reader(path)?;
+        // Asked for on every page: it would rather not know than wait.
+        watcher.busy_timeout(Duration::ZERO)?;
         Ok(Self {
             path: path.to_owned(),
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
             readers: Arc::default(),
             reader_permits: Arc::new(Semaphore::new(READERS)),
+            watcher: Arc::new(Mutex::new(watcher)),
         })
+    }
+
+    /// A number that changes whenever something was committed; `None` when that cannot be told just now.
+    pub(crate) fn version(&self) -> Option<i64> {
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        watcher.prepare_cached("PRAGMA data_version").ok()?.query_row([], |row| row.get(0)).ok()
+    }
+
+    /// Runs `work`, which takes well under a millisecond, on a connection that cannot write: on this thread,
+    /// because handing it to another one costs more. Readers do not wait for writers.
+    pub(crate) fn read_here<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&Connection) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => open_reader(&self.path)?,
+        };
+        let result = work(&connection);
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < 2 * READERS {
+            readers.push(connection);
+        }
+        result
     }
 
     /// Runs `work` on a connection that cannot write.
@@ -175,7 +215,9 @@ fn open_reader(path: &Path) -> Result<Connection> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "foreign_keys", true)?;
+        connection.set_prepared_statement_cache_capacity(64);
         // GET pages use these connections only: a page that tries to write fails instead of writing.
+        search::open_terms(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
         Ok(connection)
     };

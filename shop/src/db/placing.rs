@@ -3,9 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use serde::Serialize;
 
+use super::orders::{Actor, State, note_step};
 use super::orders::{items, takes_delivery_note};
-use super::{StoreError, products, random_hex, regions};
+use super::{StoreError, delivery, members, outbox, products, random_hex, stock};
 use crate::bill::Bill;
+
+/// How long goods are held for a payment; the payment page closes before.
+pub(crate) const HOLD_MINUTES: i64 = 20;
 
 /// What a customer sends to buy. Prices are not part of it.
 #[derive(Clone, Debug)]
@@ -18,8 +22,16 @@ pub(crate) struct NewOrder {
     pub(crate) address: String,
     pub(crate) city: String,
     pub(crate) pincode: String,
+    /// Whether it is paid now; else at the door.
+    pub(crate) pays_online: bool,
+    /// The account of whoever is signed in.
+    pub(crate) user_id: Option<i64>,
     /// Kept when the orders have a column for it.
     pub(crate) delivery_note: Option<String>,
+    /// Day and number of a slot; `None` is any time.
+    pub(crate) slot: Option<(String, i64)>,
+    /// What to do about what turns out to be missing: `call`, `similar` or `none`.
+    pub(crate) substitution: &'static str,
     /// Product and quantity.
     pub(crate) lines: Vec<(i64, i64)>,
     /// The total that the customer saw; a different one is not charged without being shown.
@@ -32,6 +44,8 @@ pub(crate) struct Placed {
     pub(crate) id: i64,
     pub(crate) token: String,
     pub(crate) total_paise: i64,
+    /// It waits for its payment.
+    pub(crate) pays_online: bool,
     /// The form had been sent before: this is the order it made then.
     pub(crate) replayed: bool,
 }
@@ -44,6 +58,8 @@ pub(crate) struct Shortage {
     pub(crate) wanted: i64,
     /// 0 when it is sold out or no longer sold.
     pub(crate) left: i64,
+    /// `false`: not in this region.
+    pub(crate) sold_there: bool,
 }
 
 /// Why an order was not placed. Nothing was written.
@@ -57,6 +73,10 @@ pub(crate) enum Refusal {
     NotServed(String),
     #[error("some of it is not in stock any more")]
     Short(Vec<Shortage>),
+    #[error("orders below a minimum are not taken")]
+    BelowMinimum(i64),
+    #[error("that time is booked out or too near")]
+    SlotGone,
     #[error("prices changed")]
     PriceChanged,
     #[error(transparent)]
@@ -77,33 +97,42 @@ pub(crate) fn place(transaction: &Transaction<'_>, order: &NewOrder) -> std::res
     if order.lines.is_empty() {
         return Err(Refusal::Empty);
     }
-    let Some(region) = regions::serving(transaction, &order.pincode)? else {
+    let Some(region) = delivery::serving(transaction, &order.pincode)? else {
         return Err(Refusal::NotServed(order.pincode.clone()));
     };
     let ids: Vec<i64> = order.lines.iter().map(|(id, _)| *id).collect();
-    let bill = Bill::of(&order.lines, &products::find_all(transaction, &ids)?);
+    let not_sold = delivery::not_sold_in(transaction, region.id, &ids)?;
+    let bill = Bill::of(&order.lines, &products::find_all(transaction, &ids)?, &region.terms, &not_sold);
     let mut short = bill.shortages();
     for line in &bill.lines {
-        let taken = transaction.execute(
-            "UPDATE products SET stock = stock - ?2 WHERE id = ?1 AND is_active = 1 AND stock >= ?2",
-            (line.product.id, line.quantity),
-        )?;
-        if taken != 1 && !short.iter().any(|shortage| shortage.product_id == line.product.id) {
+        let taken = stock::take(transaction, line.product.id, line.quantity)?;
+        if !taken && !short.iter().any(|shortage| shortage.product_id == line.product.id) {
             short.push(line.shortage());
         }
     }
     if !short.is_empty() {
         return Err(Refusal::Short(short));
     }
+    if bill.to_minimum_paise > 0 {
+        return Err(Refusal::BelowMinimum(region.terms.minimum_paise));
+    }
+    // Counted under the write lock: the last place of a slot is given once.
+    if let Some((day, id)) = &order.slot
+        && !delivery::open_slots(transaction)?.iter().any(|slot| slot.day == *day && slot.id == *id)
+    {
+        return Err(Refusal::SlotGone);
+    }
     if order.seen_total_paise.is_some_and(|seen| seen != bill.total_paise) {
         return Err(Refusal::PriceChanged);
     }
     let token = random_hex::<16>();
+    let state = if order.pays_online { State::AwaitingPayment } else { State::Placed };
     transaction.execute(
         "INSERT INTO orders (token, idempotency_key, customer_name, phone, email, address, city, pincode,
-             region_id, subtotal_paise, delivery_paise, total_paise)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        (
+             region_id, subtotal_paise, delivery_paise, total_paise, user_id, payment_method, state, delivery_day,
+             slot_id, substitution)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+        rusqlite::params![
             &token,
             &order.idempotency_key,
             &order.customer_name,
@@ -116,7 +145,13 @@ pub(crate) fn place(transaction: &Transaction<'_>, order: &NewOrder) -> std::res
             bill.subtotal_paise,
             bill.delivery_paise,
             bill.total_paise,
-        ),
+            order.user_id,
+            if order.pays_online { "razorpay" } else { "on-delivery" },
+            state.name(),
+            order.slot.as_ref().map(|(day, _)| day),
+            order.slot.as_ref().map(|(_, id)| id),
+            order.substitution,
+        ],
     )?;
     let id = transaction.last_insert_rowid();
     for line in &bill.lines {
@@ -138,14 +173,40 @@ pub(crate) fn place(transaction: &Transaction<'_>, order: &NewOrder) -> std::res
     {
         transaction.execute("UPDATE orders SET delivery_note = ?2 WHERE id = ?1", (id, note))?;
     }
-    Ok(Placed { id, token, total_paise: bill.total_paise, replayed: false })
+    stock::log_order(transaction, id)?;
+    if let Some(user) = order.user_id {
+        members::keep_address(transaction, user, id)?;
+    }
+    if order.pays_online {
+        transaction.execute(
+            "INSERT INTO stock_holds (order_id, expires_at)
+             VALUES (?1, strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '+' || ?2 || ' minutes'))",
+            (id, HOLD_MINUTES),
+        )?;
+        // The receipt finds the gateway's order again when its answer was lost.
+        transaction.execute(
+            "INSERT INTO payments (order_id, receipt, amount_paise, next_check_at)
+             VALUES (?1, ?2, ?3, strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '+1 minutes'))",
+            (id, format!("gg-{id}-{}", &token[..12]), bill.total_paise),
+        )?;
+    }
+    note_step(transaction, id, None, state, Actor::Customer, "")?;
+    outbox::tell_of_order(transaction, id, state.name())?;
+    Ok(Placed { id, token, total_paise: bill.total_paise, pays_online: order.pays_online, replayed: false })
 }
 
 fn replay(connection: &Connection, order: &NewOrder) -> std::result::Result<Option<Placed>, Refusal> {
-    let sql = "SELECT id, token, total_paise FROM orders WHERE idempotency_key = ?1";
+    let sql =
+        "SELECT id, token, total_paise, state = 'awaiting-payment' FROM orders WHERE idempotency_key = ?1";
     let placed = connection
         .query_row(sql, [&order.idempotency_key], |row| {
-            Ok(Placed { id: row.get(0)?, token: row.get(1)?, total_paise: row.get(2)?, replayed: true })
+            Ok(Placed {
+                id: row.get(0)?,
+                token: row.get(1)?,
+                total_paise: row.get(2)?,
+                pays_online: row.get(3)?,
+                replayed: true,
+            })
         })
         .optional()?;
     let Some(placed) = placed else { return Ok(None) };

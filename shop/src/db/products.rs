@@ -14,8 +14,6 @@ pub(crate) struct Category {
     pub(crate) id: i64,
     pub(crate) slug: String,
     pub(crate) name: String,
-    /// How many products of it are for sale.
-    pub(crate) products: i64,
 }
 
 /// A product, as stored and with what follows from that.
@@ -36,6 +34,16 @@ pub(crate) struct Product {
     pub(crate) stock: i64,
     pub(crate) is_active: bool,
     pub(crate) is_featured: bool,
+    pub(crate) search_words: String,
+    /// Maker, packer or importer.
+    pub(crate) maker: String,
+    pub(crate) origin: String,
+    pub(crate) best_before: String,
+    pub(crate) hsn: String,
+    pub(crate) gst_basis_points: i64,
+    pub(crate) sku: Option<String>,
+    /// The name of its first picture.
+    pub(crate) image: Option<String>,
     /// Whole percent below the MRP, rounded down.
     pub(crate) percent_off: i64,
     /// `₹120 per kg`: what makes two pack sizes comparable.
@@ -83,33 +91,43 @@ impl Sort {
     }
 }
 
-const COLUMNS: &str = "p.id, p.category_id, c.slug AS category_slug, c.name AS category_name, p.name,
-    p.local_name, p.description, p.pack_size, p.net_quantity, p.unit, p.mrp_paise, p.price_paise, p.stock,
-    p.is_active, p.is_featured";
+const COLUMNS: &str = "p.id, p.category_id, c.slug, c.name, p.name, p.local_name, p.description, p.pack_size,
+    p.net_quantity, p.unit, p.mrp_paise, p.price_paise, p.stock, p.is_active, p.is_featured, p.search_words, p.maker,
+    p.origin, p.best_before, p.hsn, p.gst_basis_points, p.sku,
+    (SELECT i.name FROM product_images AS i WHERE i.product_id = p.id ORDER BY i.position, i.id LIMIT 1)";
 
 const FROM: &str = "FROM products AS p JOIN categories AS c ON c.id = p.category_id";
 
+/// Columns by their place: by name each one would be searched for in every row, and shelves are long.
 fn product(row: &Row<'_>) -> rusqlite::Result<Product> {
-    let (mrp_paise, price_paise): (i64, i64) = (row.get("mrp_paise")?, row.get("price_paise")?);
-    let (net_quantity, unit): (i64, String) = (row.get("net_quantity")?, row.get("unit")?);
+    let (net_quantity, unit): (i64, String) = (row.get(8)?, row.get(9)?);
+    let (mrp_paise, price_paise): (i64, i64) = (row.get(10)?, row.get(11)?);
     Ok(Product {
-        id: row.get("id")?,
-        category_id: row.get("category_id")?,
-        category_slug: row.get("category_slug")?,
-        category_name: row.get("category_name")?,
-        name: row.get("name")?,
-        local_name: row.get("local_name")?,
-        description: row.get("description")?,
-        pack_size: row.get("pack_size")?,
-        stock: row.get("stock")?,
-        is_active: row.get("is_active")?,
-        is_featured: row.get("is_featured")?,
+        id: row.get(0)?,
+        category_id: row.get(1)?,
+        category_slug: row.get(2)?,
+        category_name: row.get(3)?,
+        name: row.get(4)?,
+        local_name: row.get(5)?,
+        description: row.get(6)?,
+        pack_size: row.get(7)?,
         percent_off: (mrp_paise - price_paise) * 100 / mrp_paise.max(1),
         unit_price: unit_price(price_paise, net_quantity, &unit),
         net_quantity,
         unit,
         mrp_paise,
         price_paise,
+        stock: row.get(12)?,
+        is_active: row.get(13)?,
+        is_featured: row.get(14)?,
+        search_words: row.get(15)?,
+        maker: row.get(16)?,
+        origin: row.get(17)?,
+        best_before: row.get(18)?,
+        hsn: row.get(19)?,
+        gst_basis_points: row.get(20)?,
+        sku: row.get(21)?,
+        image: row.get(22)?,
     })
 }
 
@@ -124,28 +142,18 @@ fn unit_price(price_paise: i64, net_quantity: i64, unit: &str) -> String {
     format!("{} per {name}", Rupees(paise))
 }
 
-fn list(connection: &Connection, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<Product>> {
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} {FROM} {rest}"))?;
+pub(super) fn list(connection: &Connection, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<Product>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} {FROM} {rest}"))?;
     let rows = statement.query_map(values, product)?.collect::<std::result::Result<_, _>>()?;
     Ok(rows)
 }
 
 /// The categories in shelf order.
 pub(crate) fn categories(connection: &Connection) -> Result<Vec<Category>> {
-    let mut statement = connection.prepare(
-        "SELECT c.id, c.slug, c.name, count(p.id) AS products FROM categories AS c
-         LEFT JOIN products AS p ON p.category_id = c.id AND p.is_active = 1
-         GROUP BY c.id ORDER BY c.position, c.id",
-    )?;
+    let mut statement =
+        connection.prepare_cached("SELECT id, slug, name FROM categories ORDER BY position, id")?;
     let rows = statement
-        .query_map([], |row| {
-            Ok(Category {
-                id: row.get("id")?,
-                slug: row.get("slug")?,
-                name: row.get("name")?,
-                products: row.get("products")?,
-            })
-        })?
+        .query_map([], |row| Ok(Category { id: row.get(0)?, slug: row.get(1)?, name: row.get(2)? }))?
         .collect::<std::result::Result<_, _>>()?;
     Ok(rows)
 }
@@ -155,44 +163,41 @@ pub(crate) fn featured(connection: &Connection) -> Result<Vec<Product>> {
     list(connection, "WHERE p.is_active = 1 AND p.is_featured = 1 ORDER BY c.position, p.id LIMIT 12", &[])
 }
 
-/// Products for sale, of one category or of all.
-pub(crate) fn for_sale(connection: &Connection, category: Option<i64>, sort: Sort) -> Result<Vec<Product>> {
-    let rest =
-        format!("WHERE p.is_active = 1 AND (?1 IS NULL OR p.category_id = ?1) ORDER BY {}", sort.sql());
-    list(connection, &rest, &[&category])
+/// How many products a page of a list shows.
+pub(crate) const PAGE: i64 = 60;
+
+/// Products for sale, of one category or of all: page `page` (from 1), and how many there are on all pages.
+pub(crate) fn for_sale(
+    connection: &Connection,
+    category: Option<i64>,
+    sort: Sort,
+    page: i64,
+) -> Result<(Vec<Product>, i64)> {
+    let which = if category.is_some() { "p.category_id = ?1" } else { "?1 IS NULL" };
+    let rest = format!("WHERE p.is_active = 1 AND {which} ORDER BY {} LIMIT {PAGE} OFFSET ?2", sort.sql());
+    let found = list(connection, &rest, &[&category, &((page - 1) * PAGE)])?;
+    let sql = format!("SELECT count(*) FROM products AS p WHERE p.is_active = 1 AND {which}");
+    let all = connection.prepare_cached(&sql)?.query_row([category], |row| row.get(0))?;
+    Ok((found, all))
 }
 
-/// Products for sale whose name, local name, description or category contains every word of `query`.
-pub(crate) fn search(connection: &Connection, query: &str) -> Result<Vec<Product>> {
-    let patterns: Vec<String> = query
-        .split_whitespace()
-        .take(8)
-        .map(|word| {
-            // LIKE's own signs stand for themselves: a search for 100% must not find everything.
-            let literal = word.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-            format!("%{literal}%")
-        })
-        .collect();
-    if patterns.is_empty() {
-        return Ok(Vec::new());
+/// A few products for sale of the same category.
+pub(crate) fn beside(connection: &Connection, product: &Product) -> Result<Vec<Product>> {
+    // Those that follow on the shelf, so that every product is shown beside some other.
+    let rest = "WHERE p.is_active = 1 AND p.category_id = ?1 AND p.id > ?2 ORDER BY p.id LIMIT 4";
+    let mut found = list(connection, rest, &[&product.category_id, &product.id])?;
+    if found.len() < 4 {
+        let rest = "WHERE p.is_active = 1 AND p.category_id = ?1 AND p.id < ?2 ORDER BY p.id LIMIT ?3";
+        let more = i64::try_from(4 - found.len()).unwrap_or(0);
+        found.extend(list(connection, rest, &[&product.category_id, &product.id, &more])?);
     }
-    let mut conditions = String::from("WHERE p.is_active = 1");
-    for number in 1..=patterns.len() {
-        conditions.push_str(&format!(
-            " AND (p.name || ' ' || coalesce(p.local_name, '') || ' ' || p.description || ' ' || c.name)
-               LIKE ?{number} ESCAPE '\\'"
-        ));
-    }
-    // A word in the name counts for more than one in the description.
-    conditions.push_str(" ORDER BY p.name LIKE ?1 ESCAPE '\\' DESC, c.position, p.id");
-    let values: Vec<&dyn ToSql> = patterns.iter().map(|pattern| pattern as &dyn ToSql).collect();
-    list(connection, &conditions, &values)
+    Ok(found)
 }
 
 /// A product by its number, for sale or not.
 pub(crate) fn find(connection: &Connection, id: i64) -> Result<Option<Product>> {
     let sql = format!("SELECT {COLUMNS} {FROM} WHERE p.id = ?1");
-    Ok(connection.query_row(&sql, [id], product).optional()?)
+    Ok(connection.prepare_cached(&sql)?.query_row([id], product).optional()?)
 }
 
 /// The products with these numbers, for sale or not.
@@ -206,9 +211,18 @@ pub(crate) fn find_all(connection: &Connection, ids: &[i64]) -> Result<BTreeMap<
     Ok(found)
 }
 
-/// Every product, for those who run the shop.
-pub(crate) fn all(connection: &Connection) -> Result<Vec<Product>> {
-    list(connection, "ORDER BY c.position, p.name COLLATE NOCASE, p.id", &[])
+/// Products for those who run the shop, by part of a name or all: one page, and how many there are.
+pub(crate) fn page_of_all(connection: &Connection, part: &str, page: i64) -> Result<(Vec<Product>, i64)> {
+    // Nothing is special in what was typed: LIKE's own signs stand for themselves.
+    let literal = part.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    let pattern = format!("%{literal}%");
+    let which = "WHERE p.name LIKE ?1 ESCAPE '\\' OR coalesce(p.local_name, '') LIKE ?1 ESCAPE '\\'
+                 OR coalesce(p.sku, '') LIKE ?1 ESCAPE '\\'";
+    let rest = format!("{which} ORDER BY c.position, p.name COLLATE NOCASE, p.id LIMIT {PAGE} OFFSET ?2");
+    let found = list(connection, &rest, &[&pattern, &((page - 1) * PAGE)])?;
+    let sql = format!("SELECT count(*) FROM products AS p {which}");
+    let all = connection.query_row(&sql, [&pattern], |row| row.get(0))?;
+    Ok((found, all))
 }
 
 /// Products for sale of which fewer than `limit` are left.
@@ -230,6 +244,13 @@ pub(crate) struct Details {
     pub(crate) price_paise: i64,
     pub(crate) is_active: bool,
     pub(crate) is_featured: bool,
+    pub(crate) search_words: String,
+    pub(crate) maker: String,
+    pub(crate) origin: String,
+    pub(crate) best_before: String,
+    pub(crate) hsn: String,
+    pub(crate) gst_basis_points: i64,
+    pub(crate) sku: Option<String>,
 }
 
 /// What came of saving a product.
@@ -241,73 +262,131 @@ pub(crate) enum Saved {
     Unknown,
     /// Another product has this name and pack size.
     NameTaken,
+    /// Another product has this article number.
+    SkuTaken,
     /// More was sold meanwhile than would be left.
     StockBelowZero,
 }
 
 /// Adds a product.
-pub(crate) fn add(connection: &Connection, details: &Details, stock: i64) -> Result<Saved> {
-    if name_taken(connection, details, None)? {
-        return Ok(Saved::NameTaken);
+pub(crate) fn add(
+    connection: &Connection,
+    details: &Details,
+    stock: i64,
+    reason: &str,
+    user_id: Option<i64>,
+) -> Result<Saved> {
+    if let Some(refused) = taken(connection, details, None)? {
+        return Ok(refused);
     }
     connection.execute(
         "INSERT INTO products (category_id, name, local_name, description, pack_size, net_quantity, unit,
-             mrp_paise, price_paise, is_active, is_featured, stock)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        (
-            details.category_id,
-            &details.name,
-            &details.local_name,
-            &details.description,
-            &details.pack_size,
-            details.net_quantity,
-            &details.unit,
-            details.mrp_paise,
-            details.price_paise,
-            details.is_active,
-            details.is_featured,
-            stock,
-        ),
+             mrp_paise, price_paise, is_active, is_featured, search_words, maker, origin, best_before, hsn,
+             gst_basis_points, sku, stock)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        values(details, stock),
     )?;
-    Ok(Saved::As(connection.last_insert_rowid()))
+    let id = connection.last_insert_rowid();
+    super::stock::log_change(connection, id, stock, reason, user_id, "")?;
+    Ok(Saved::As(id))
 }
 
-/// Changes a product, and its stock by `stock_change`: a sale between the form and its answer is not undone.
-pub(crate) fn change(
-    connection: &Connection,
-    id: i64,
-    details: &Details,
-    stock_change: i64,
-) -> Result<Saved> {
-    let Some(before) = find(connection, id)? else { return Ok(Saved::Unknown) };
-    if name_taken(connection, details, Some(id))? {
-        return Ok(Saved::NameTaken);
+fn values(details: &Details, last: i64) -> [Box<dyn ToSql>; 19] {
+    [
+        Box::new(details.category_id),
+        Box::new(details.name.clone()),
+        Box::new(details.local_name.clone()),
+        Box::new(details.description.clone()),
+        Box::new(details.pack_size.clone()),
+        Box::new(details.net_quantity),
+        Box::new(details.unit.clone()),
+        Box::new(details.mrp_paise),
+        Box::new(details.price_paise),
+        Box::new(details.is_active),
+        Box::new(details.is_featured),
+        Box::new(details.search_words.clone()),
+        Box::new(details.maker.clone()),
+        Box::new(details.origin.clone()),
+        Box::new(details.best_before.clone()),
+        Box::new(details.hsn.clone()),
+        Box::new(details.gst_basis_points),
+        Box::new(details.sku.clone()),
+        Box::new(last),
+    ]
+}
+
+/// Changes a product.
+pub(crate) fn change(connection: &Connection, id: i64, details: &Details) -> Result<Saved> {
+    if find(connection, id)?.is_none() {
+        return Ok(Saved::Unknown);
     }
-    if before.stock + stock_change < 0 {
-        return Ok(Saved::StockBelowZero);
+    if let Some(refused) = taken(connection, details, Some(id))? {
+        return Ok(refused);
     }
     connection.execute(
-        "UPDATE products SET category_id = ?2, name = ?3, local_name = ?4, description = ?5, pack_size = ?6,
-             net_quantity = ?7, unit = ?8, mrp_paise = ?9, price_paise = ?10, is_active = ?11,
-             is_featured = ?12, stock = stock + ?13, updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
-         WHERE id = ?1",
-        (
-            id,
-            details.category_id,
-            &details.name,
-            &details.local_name,
-            &details.description,
-            &details.pack_size,
-            details.net_quantity,
-            &details.unit,
-            details.mrp_paise,
-            details.price_paise,
-            details.is_active,
-            details.is_featured,
-            stock_change,
-        ),
+        "UPDATE products SET category_id = ?1, name = ?2, local_name = ?3, description = ?4, pack_size = ?5,
+             net_quantity = ?6, unit = ?7, mrp_paise = ?8, price_paise = ?9, is_active = ?10, is_featured = ?11,
+             search_words = ?12, maker = ?13, origin = ?14, best_before = ?15, hsn = ?16, gst_basis_points = ?17,
+             sku = ?18, updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+         WHERE id = ?19",
+        values(details, id),
     )?;
     Ok(Saved::As(id))
+}
+
+/// Changes a stock by `change` and logs it: a sale between the form and its answer is not undone.
+pub(crate) fn change_stock(
+    connection: &Connection,
+    id: i64,
+    change: i64,
+    reason: &str,
+    user_id: Option<i64>,
+    note: &str,
+) -> Result<Saved> {
+    let Some(before) = find(connection, id)? else { return Ok(Saved::Unknown) };
+    if before.stock + change < 0 {
+        return Ok(Saved::StockBelowZero);
+    }
+    connection.execute("UPDATE products SET stock = stock + ?2 WHERE id = ?1", (id, change))?;
+    super::stock::log_change(connection, id, change, reason, user_id, note)?;
+    Ok(Saved::As(id))
+}
+
+fn taken(connection: &Connection, details: &Details, but: Option<i64>) -> Result<Option<Saved>> {
+    if name_taken(connection, details, but)? {
+        return Ok(Some(Saved::NameTaken));
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM products WHERE sku = ?1 AND id IS NOT ?2)";
+    let sku: bool = connection.query_row(sql, (&details.sku, but), |row| row.get(0))?;
+    Ok(sku.then_some(Saved::SkuTaken))
+}
+
+/// The product with this name and pack size.
+pub(crate) fn by_name(connection: &Connection, name: &str, pack_size: &str) -> Result<Option<i64>> {
+    let sql = "SELECT id FROM products WHERE name = ?1 AND pack_size = ?2";
+    Ok(connection.query_row(sql, (name, pack_size), |row| row.get(0)).optional()?)
+}
+
+/// The category of this name, made as the last one when there is none.
+pub(crate) fn category_named(connection: &Connection, name: &str) -> Result<i64> {
+    let sql = "SELECT id FROM categories WHERE name = ?1 COLLATE NOCASE";
+    if let Some(id) = connection.query_row(sql, [name], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    let mut slug = String::new();
+    for letter in name.to_lowercase().chars() {
+        let letter = if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        if letter != '-' || !(slug.is_empty() || slug.ends_with('-')) {
+            slug.push(letter);
+        }
+    }
+    let slug = format!("{}-{}", slug.trim_matches('-'), super::random_hex::<2>());
+    connection.execute(
+        "INSERT INTO categories (slug, name, position)
+         SELECT ?1, ?2, coalesce(max(position), 0) + 1 FROM categories",
+        (slug.trim_start_matches('-'), name),
+    )?;
+    Ok(connection.last_insert_rowid())
 }
 
 fn name_taken(connection: &Connection, details: &Details, but: Option<i64>) -> Result<bool> {

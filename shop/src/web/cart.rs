@@ -15,7 +15,7 @@ use super::form::CheckedForm;
 use super::visit::Visit;
 use crate::bill::Bill;
 use crate::cart::{Cart, CartFull, MAX_LINES, MAX_QUANTITY};
-use crate::db::products;
+use crate::db::{delivery, members, products};
 
 pub(crate) fn routes() -> Router<Arc<Shop>> {
     Router::new()
@@ -25,25 +25,36 @@ pub(crate) fn routes() -> Router<Arc<Shop>> {
         .route("/cart/remove", post(remove))
 }
 
-/// The visitor's basket at today's prices.
-pub(crate) async fn bill(visit: &Visit) -> Result<Bill, PageError> {
+/// The visitor's basket at today's prices, on the terms of where it goes; and that region, if it is known.
+pub(crate) async fn bill(
+    visit: &Visit,
+    pincode: Option<String>,
+) -> Result<(Bill, Option<delivery::Region>), PageError> {
     let lines = visit.cart.lines();
     visit
         .shop
         .store
         .read(move |connection| {
             let ids: Vec<i64> = lines.iter().map(|(id, _)| *id).collect();
-            Ok(Bill::of(&lines, &products::find_all(connection, &ids)?))
+            let region = match pincode {
+                Some(pincode) => delivery::serving(connection, &pincode)?,
+                None => None,
+            };
+            let (terms, not_sold) = match &region {
+                Some(region) => (region.terms, delivery::not_sold_in(connection, region.id, &ids)?),
+                None => (delivery::Terms::default(), Vec::new()),
+            };
+            Ok((Bill::of(&lines, &products::find_all(connection, &ids)?, &terms, &not_sold), region))
         })
         .await
 }
 
 async fn show(visit: Visit) -> Result<Response, PageError> {
-    let bill = bill(&visit).await?;
+    let (bill, region) = bill(&visit, visit.pincode.clone()).await?;
     visit.page(
         StatusCode::OK,
         "cart.html",
-        context! { bill => Serde(bill), max_quantity => MAX_QUANTITY, here => "/cart" },
+        context! { bill => Serde(bill), region => Serde(region), max_quantity => MAX_QUANTITY, here => "/cart" },
     )
 }
 
@@ -77,24 +88,36 @@ async fn set(form: &CheckedForm, id: i64, quantity: i64) -> Result<Response, Pag
             CartFull::Lines => format!("A basket takes at most {MAX_LINES} different products"),
         })
     })?;
-    Ok(back(form, &cart))
+    back(form, &cart).await
 }
 
 async fn remove(form: CheckedForm) -> Result<Response, PageError> {
     let mut cart = form.visit.cart.clone();
     cart.remove(form.number("product_id", 1..=i64::MAX)?);
-    Ok(back(&form, &cart))
+    back(&form, &cart).await
 }
 
 /// To the page where the button was, with the changed basket.
-fn back(form: &CheckedForm, cart: &Cart) -> Response {
+async fn back(form: &CheckedForm, cart: &Cart) -> Result<Response, PageError> {
+    keep_for_member(&form.visit, cart).await?;
     let mut response = form.visit.go_to(own_path(form.text("back")).unwrap_or("/cart"));
     form.visit.keep_cart(&mut response, cart);
-    response
+    Ok(response)
+}
+
+/// A member's basket is there on the next device too. A guest's is in the browser only: nothing is written.
+pub(crate) async fn keep_for_member(visit: &Visit, cart: &Cart) -> Result<(), PageError> {
+    let Some(member) = visit.member().await? else { return Ok(()) };
+    let lines = cart.to_lines();
+    let write = visit
+        .shop
+        .store
+        .write(move |transaction| Ok::<_, PageError>(members::keep_cart(transaction, member.id, &lines)?));
+    write.await
 }
 
 /// A path of this shop. Browsers read `//host` and `/\host` as other sites, and drop tabs before they look.
-fn own_path(path: &str) -> Option<&str> {
+pub(crate) fn own_path(path: &str) -> Option<&str> {
     let own = path.starts_with('/')
         && !path.starts_with("//")
         && path.len() <= 500

@@ -13,16 +13,30 @@ use serde_json::json;
 
 use super::error::PageError;
 use super::form::CheckedForm;
-use super::visit::Visit;
+use super::visit::{Visit, is_pincode};
 use super::{Shop, cart, guard};
 use crate::cart::Cart;
+use crate::db::delivery;
+use crate::db::members;
 use crate::db::orders::takes_delivery_note;
 use crate::db::placing::{self, NewOrder, Placed, Refusal};
 use crate::db::random_hex;
+use crate::money::Rupees;
 use crate::{log, password};
 
 /// The fields that a customer fills in.
-const FIELDS: [&str; 7] = ["name", "phone", "email", "address", "city", "pincode", "delivery_note"];
+const FIELDS: [&str; 10] = [
+    "name",
+    "phone",
+    "email",
+    "address",
+    "city",
+    "pincode",
+    "delivery_note",
+    "slot",
+    "substitution",
+    "payment",
+];
 
 pub(crate) fn routes() -> Router<Arc<Shop>> {
     Router::new().route("/checkout", get(show).post(place))
@@ -32,7 +46,31 @@ async fn show(visit: Visit) -> Result<Response, PageError> {
     if visit.cart.is_empty() {
         return Ok(visit.go_to("/cart"));
     }
-    let fresh = Sheet { key: random_hex::<16>(), ..Sheet::default() };
+    let mut fresh = Sheet { key: random_hex::<16>(), ..Sheet::default() };
+    if let Some(member) = visit.member().await? {
+        let id = member.id;
+        let read =
+            visit.shop.store.read(move |connection| Ok::<_, PageError>(members::addresses(connection, id)?));
+        fresh.typed.insert("email", member.email);
+        fresh.typed.insert("name", member.name);
+        // The address used last, unless things are to go to another pincode now.
+        let addresses = read.await?;
+        let fits =
+            |address: &&members::Address| visit.pincode.as_ref().is_none_or(|code| *code == address.pincode);
+        if let Some(known) = addresses.into_iter().find(|address| fits(&address)) {
+            let fields = [
+                ("name", known.name),
+                ("phone", known.phone),
+                ("address", known.address),
+                ("city", known.city),
+                ("pincode", known.pincode),
+            ];
+            fresh.typed.extend(fields);
+        }
+    }
+    if let Some(pincode) = &visit.pincode {
+        fresh.typed.insert("pincode", pincode.clone());
+    }
     page(&visit, StatusCode::OK, fresh).await
 }
 
@@ -46,8 +84,13 @@ struct Sheet {
 }
 
 async fn page(visit: &Visit, status: StatusCode, sheet: Sheet) -> Result<Response, PageError> {
-    let bill = cart::bill(visit).await?;
-    let takes_note = visit.shop.store.read(takes_delivery_note).await?;
+    let pincode =
+        sheet.typed.get("pincode").map(|text| text.replace(' ', "")).filter(|text| is_pincode(text));
+    let (bill, region) = cart::bill(visit, pincode.or_else(|| visit.pincode.clone())).await?;
+    let read = visit.shop.store.read(|connection| {
+        Ok::<_, PageError>((takes_delivery_note(connection)?, delivery::open_slots(connection)?))
+    });
+    let (takes_note, slots) = read.await?;
     let typed: BTreeMap<_, _> =
         FIELDS.iter().map(|name| (*name, sheet.typed.get(name).cloned().unwrap_or_default())).collect();
     let wrong: BTreeMap<_, _> =
@@ -59,6 +102,8 @@ async fn page(visit: &Visit, status: StatusCode, sheet: Sheet) -> Result<Respons
         wrong => Serde(wrong),
         notice => sheet.notice,
         takes_delivery_note => takes_note,
+        region => Serde(region),
+        slots => Serde(slots),
     };
     visit.page(status, "checkout.html", values)
 }
@@ -71,7 +116,11 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
             "the order has no valid idempotency key; reload the checkout".to_owned(),
         ));
     }
-    let order = match read(&form, &key) {
+    if !form.visit.shop.pace.allows("order", &form.client) {
+        return Err(PageError::TooOften);
+    }
+    let member = form.visit.member().await?;
+    let order = match read(&form, &key, member.as_ref().map(|member| member.id)) {
         Ok(order) => order,
         Err(wrong) => {
             let notice = "Please look at the marked fields again.".to_owned();
@@ -82,13 +131,22 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
     let placed = form.visit.shop.store.write(move |transaction| placing::place(transaction, &order)).await;
     let mut sheet = Sheet { key, typed, ..Sheet::default() };
     match placed {
-        Ok(placed) => Ok(thank(&form, &placed)),
+        Ok(placed) => thank(&form, &placed, member.is_some()).await,
         Err(Refusal::Store(error)) => Err(error.into()),
         Err(Refusal::Empty) => Err(PageError::Conflict("your basket is empty".to_owned())),
         Err(Refusal::NotServed(pincode)) => {
             sheet.notice = format!("We do not deliver to {pincode} yet.");
             sheet.wrong.insert("pincode", sheet.notice.clone());
             refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await
+        }
+        Err(Refusal::BelowMinimum(paise)) => {
+            sheet.notice = format!("We bring orders of {} and more there.", Rupees(paise));
+            refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await
+        }
+        Err(Refusal::SlotGone) => {
+            sheet.notice = "That time is booked out by now. Please choose another one.".to_owned();
+            sheet.wrong.insert("slot", sheet.notice.clone());
+            refuse(&form, StatusCode::CONFLICT, sheet).await
         }
         Err(Refusal::PriceChanged) => {
             sheet.notice =
@@ -119,28 +177,38 @@ async fn refuse(form: &CheckedForm, status: StatusCode, sheet: Sheet) -> Result<
     page(&form.visit, status, sheet).await
 }
 
-fn thank(form: &CheckedForm, placed: &Placed) -> Response {
+async fn thank(form: &CheckedForm, placed: &Placed, member: bool) -> Result<Response, PageError> {
     if !placed.replayed {
+        form.visit.shop.numbers.order_placed();
         log::info(format_args!("order {} placed, {} paise", placed.id, placed.total_paise));
     }
-    let address = format!("/order/{}", placed.token);
+    let folder = if placed.pays_online { "pay" } else { "order" };
+    let address = format!("/{folder}/{}", placed.token);
     let mut response = if guard::wants_json(&form.headers) {
         let answer = json!({
             "order": placed.id,
             "token": placed.token,
             "total_paise": placed.total_paise,
             "replayed": placed.replayed,
+            "pay": placed.pays_online.then_some(&address),
         });
         guard::json(if placed.replayed { StatusCode::OK } else { StatusCode::CREATED }, &answer)
     } else {
         form.visit.go_to(&address)
     };
     form.visit.keep_cart(&mut response, &Cart::default());
-    response
+    if member {
+        cart::keep_for_member(&form.visit, &Cart::default()).await?;
+    }
+    Ok(response)
 }
 
 /// The order as typed, or what is wrong with each field.
-fn read(form: &CheckedForm, key: &str) -> Result<NewOrder, BTreeMap<&'static str, String>> {
+fn read(
+    form: &CheckedForm,
+    key: &str,
+    user_id: Option<i64>,
+) -> Result<NewOrder, BTreeMap<&'static str, String>> {
     let mut wrong = BTreeMap::new();
     let mut line = |name: &'static str, range: std::ops::RangeInclusive<usize>, what: &str| {
         let text = form.text(name);
@@ -164,7 +232,7 @@ fn read(form: &CheckedForm, key: &str) -> Result<NewOrder, BTreeMap<&'static str
         wrong.insert("phone", "Please give a mobile number of ten digits.".to_owned());
     }
     let pincode = form.text("pincode").replace(' ', "");
-    if pincode.len() != 6 || !pincode.bytes().all(|byte| byte.is_ascii_digit()) || pincode.starts_with('0') {
+    if !is_pincode(&pincode) {
         wrong.insert("pincode", "A pincode has six digits.".to_owned());
     }
     let email = match form.text("email") {
@@ -175,6 +243,38 @@ fn read(form: &CheckedForm, key: &str) -> Result<NewOrder, BTreeMap<&'static str
             })
             .ok(),
     };
+    let substitution = match form.text("substitution") {
+        "" | "call" => "call",
+        "similar" => "similar",
+        "none" => "none",
+        _ => {
+            wrong.insert("substitution", "Please choose one of these.".to_owned());
+            "call"
+        }
+    };
+    // `2026-03-01/2`, or nothing: any time.
+    let slot = match form.text("slot") {
+        "" => None,
+        text => {
+            let slot = text.split_once('/').and_then(|(day, id)| Some((day.to_owned(), id.parse().ok()?)));
+            if slot.is_none() {
+                wrong.insert("slot", "Please choose a time.".to_owned());
+            }
+            slot
+        }
+    };
+    let online = form.visit.shop.settings.payments.gateway.is_some();
+    let pays_online = match form.text("payment") {
+        "" | "on-delivery" => false,
+        "online" if online => true,
+        _ => {
+            wrong.insert("payment", "Please choose how to pay.".to_owned());
+            false
+        }
+    };
+    if pays_online && email.is_none() && !wrong.contains_key("email") {
+        wrong.insert("email", "Who pays online needs an e-mail address: refunds are told there.".to_owned());
+    }
     if !wrong.is_empty() {
         return Err(wrong);
     }
@@ -187,6 +287,10 @@ fn read(form: &CheckedForm, key: &str) -> Result<NewOrder, BTreeMap<&'static str
         city,
         pincode,
         delivery_note: (!note.is_empty()).then_some(note),
+        pays_online,
+        user_id,
+        slot,
+        substitution,
         lines: form.visit.cart.lines(),
         seen_total_paise: form.text("seen_total_paise").parse().ok(),
     })

@@ -28,6 +28,10 @@ pub(crate) enum PageError {
     TooLarge,
     #[error("the page is for those who run the shop")]
     SignInFirst,
+    #[error("the page is for customers with an account")]
+    MembersOnly,
+    #[error("that was too often; please wait a few minutes")]
+    TooOften,
     #[error("the page took too long")]
     TimedOut,
     #[error(transparent)]
@@ -52,7 +56,8 @@ impl PageError {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::SignInFirst => StatusCode::SEE_OTHER,
+            Self::SignInFirst | Self::MembersOnly => StatusCode::SEE_OTHER,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) | Self::Template { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -65,6 +70,9 @@ impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         if matches!(self, Self::SignInFirst) {
             return Redirect::to("/admin/login").into_response();
+        }
+        if matches!(self, Self::MembersOnly) {
+            return Redirect::to("/account/login").into_response();
         }
         let mut response = self.status().into_response();
         response.extensions_mut().insert(Arc::new(self));

@@ -1,20 +1,25 @@
 //! Forms. [`CheckedForm`] is the only way to read one, so that none is read unchecked.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Form, FromRequest, Request};
+use axum::extract::{ConnectInfo, Form, FromRequest, Request};
 use axum::http::{HeaderMap, header};
 
 use super::Shop;
 use super::error::PageError;
-use super::visit::{AdminVisit, Visit};
+use super::multipart::{self, File};
+use super::visit::{AdminVisit, MemberVisit, Visit};
 
 /// The fields of a form that came from one of the visitor's own pages.
 #[derive(Debug)]
 pub(crate) struct CheckedForm {
     pub(crate) visit: Visit,
     pub(crate) headers: HeaderMap,
+    /// Where it came from: an address, for throttling.
+    pub(crate) client: String,
     fields: Vec<(String, String)>,
+    files: Vec<File>,
 }
 
 impl CheckedForm {
@@ -22,6 +27,41 @@ impl CheckedForm {
     pub(crate) fn text(&self, name: &str) -> &str {
         let field = self.fields.iter().find(|(key, _)| key == name);
         field.map(|(_, value)| value.trim()).unwrap_or_default()
+    }
+
+    /// Every value of a field that may be there several times.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value.trim()).collect()
+    }
+
+    /// A text on one line, of a length in characters; the message is for the person who typed it.
+    pub(crate) fn line(
+        &self,
+        name: &str,
+        length: std::ops::RangeInclusive<usize>,
+        what: &str,
+    ) -> Result<String, PageError> {
+        let text = self.text(name);
+        let fits = length.contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err(PageError::Invalid(what.to_owned())) }
+    }
+
+    /// The same on several lines.
+    pub(crate) fn lines(
+        &self,
+        name: &str,
+        length: std::ops::RangeInclusive<usize>,
+        what: &str,
+    ) -> Result<String, PageError> {
+        let text = self.text(name).replace("\r\n", "\n");
+        let fits =
+            length.contains(&text.chars().count()) && !text.chars().any(|c| c.is_control() && c != '\n');
+        if fits { Ok(text) } else { Err(PageError::Invalid(what.to_owned())) }
+    }
+
+    /// An uploaded file; `None` when none was chosen.
+    pub(crate) fn file(&self, name: &str) -> Option<&File> {
+        self.files.iter().find(|file| file.field == name && !file.bytes.is_empty())
     }
 
     /// Whether a box is ticked.
@@ -54,16 +94,38 @@ impl FromRequest<Arc<Shop>> for CheckedForm {
             ));
         }
         let visit = Visit::of(shop, &headers);
-        let Form(fields) = Form::<Vec<(String, String)>>::from_request(request, shop)
-            .await
-            .map_err(|_| PageError::BadRequest("the form could not be read"))?;
-        let form = Self { visit, headers, fields };
+        let client = client(&request);
+        let unreadable = PageError::BadRequest("the form could not be read");
+        let (fields, files) = if let Some(boundary) = multipart::boundary(&headers) {
+            // The guard has read the body already, within its limit.
+            let body = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+            let read = body.ok().and_then(|body| multipart::read(&body, &boundary));
+            read.ok_or(unreadable)?
+        } else {
+            let form = Form::<Vec<(String, String)>>::from_request(request, shop).await;
+            (form.map_err(|_| unreadable)?.0, Vec::new())
+        };
+        let form = Self { visit, headers, client, fields, files };
         if !form.visit.owns(form.text("csrf")) {
             return Err(PageError::Forbidden(
                 "this page was open for too long or cookies are switched off; go back, reload it and try again",
             ));
         }
         Ok(form)
+    }
+}
+
+/// Where a request came from: what the proxy on this machine says, else the peer itself.
+fn client(request: &Request) -> String {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    let forwarded = request.headers().get_all("x-forwarded-for").iter().next_back();
+    match (forwarded.and_then(|value| value.to_str().ok()), peer) {
+        // The last entry is the one that our own proxy added.
+        (Some(list), Some(peer)) if peer.is_loopback() => {
+            list.rsplit(',').next().unwrap_or(list).trim().to_owned()
+        }
+        (_, Some(peer)) => peer.to_string(),
+        (_, None) => "unknown".to_owned(),
     }
 }
 
@@ -80,6 +142,22 @@ impl FromRequest<Arc<Shop>> for AdminForm {
     async fn from_request(request: Request, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
         // First the session: a stranger is sent to the login and not told about forms.
         let who = AdminVisit::of(Visit::of(shop, request.headers())).await?;
+        Ok(Self { form: CheckedForm::from_request(request, shop).await?, who })
+    }
+}
+
+/// A form sent by a customer who is signed in.
+#[derive(Debug)]
+pub(crate) struct MemberForm {
+    pub(crate) form: CheckedForm,
+    pub(crate) who: MemberVisit,
+}
+
+impl FromRequest<Arc<Shop>> for MemberForm {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
+        let who = MemberVisit::of(Visit::of(shop, request.headers())).await?;
         Ok(Self { form: CheckedForm::from_request(request, shop).await?, who })
     }
 }

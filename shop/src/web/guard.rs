@@ -12,7 +12,7 @@ use minijinja::context;
 
 use super::error::PageError;
 use super::visit::{Visit, came_by_https};
-use super::{FORM_BYTES, Shop};
+use super::{FORM_BYTES, Shop, UPLOAD_BYTES};
 use crate::log;
 
 /// A request that takes longer than this is answered with 503.
@@ -24,10 +24,12 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form
 
 /// Runs a request and completes its answer.
 pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
+    let began = std::time::Instant::now();
     let (method, headers) = (request.method().clone(), request.headers().clone());
     let path = request.uri().path().to_owned();
+    let limit = if path.ends_with("/images") { UPLOAD_BYTES } else { FORM_BYTES };
     let answer = async {
-        match whole(request).await {
+        match whole(request, limit).await {
             Ok(request) => next.run(request).await,
             Err(error) => error.into_response(),
         }
@@ -42,10 +44,14 @@ pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request
         }
         response = explain(&shop, &headers, &error);
     }
-    let release = HeaderValue::from_str(&shop.release).unwrap_or(HeaderValue::from_static("unprintable"));
+    let release =
+        HeaderValue::from_str(&shop.settings.release).unwrap_or(HeaderValue::from_static("unprintable"));
     let out = response.headers_mut();
     out.insert(HeaderName::from_static("x-release"), release);
-    set(out, header::CONTENT_SECURITY_POLICY, POLICY);
+    // The payment page has a policy of its own, with the gateway in it.
+    if !out.contains_key(header::CONTENT_SECURITY_POLICY) {
+        set(out, header::CONTENT_SECURITY_POLICY, POLICY);
+    }
     set(out, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(out, header::X_FRAME_OPTIONS, "DENY");
     // Not `no-referrer`: browsers would then send `Origin: null` with the shop's own forms.
@@ -61,21 +67,24 @@ pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request
         let rule = if private { "no-store" } else { "private, no-cache" };
         set(response.headers_mut(), header::CACHE_CONTROL, rule);
     }
+    shop.numbers.answered(response.status().as_u16(), began.elapsed());
     response
 }
 
 /// The request with its body read. A page that refuses a form unread has the connection closed under a client
 /// that is still sending, or that has already sent its next request.
-async fn whole(request: Request) -> Result<Request, PageError> {
+async fn whole(request: Request, limit: usize) -> Result<Request, PageError> {
     let (parts, body) = request.into_parts();
-    match axum::body::to_bytes(body, FORM_BYTES).await {
+    match axum::body::to_bytes(body, limit).await {
         Ok(bytes) => Ok(Request::from_parts(parts, Body::from(bytes))),
         Err(_) => Err(PageError::TooLarge),
     }
 }
 
 fn is_private(path: &str) -> bool {
-    ["/cart", "/checkout", "/order", "/admin", "/healthz"].iter().any(|private| path.starts_with(private))
+    ["/cart", "/checkout", "/order", "/pay", "/account", "/contact", "/admin", "/healthz", "/metrics"]
+        .iter()
+        .any(|private| path.starts_with(private))
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {

@@ -28,9 +28,9 @@ pub(crate) async fn show(State(shop): State<Arc<Shop>>) -> Response {
     let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let answer = json!({
         "status": status,
-        "release": shop.release,
+        "release": shop.settings.release,
         "schema_version": version,
-        "payment_mode": "on-delivery",
+        "payment_mode": shop.settings.payments.mode.name(),
         "database": database,
     });
     guard::json(code, &answer)

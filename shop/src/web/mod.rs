@@ -1,33 +1,41 @@
 //! The pages, one file per group.
 
+mod account;
 mod admin;
 mod cart;
 mod catalogue;
 mod checkout;
+mod contact;
 mod error;
 mod form;
 mod guard;
 mod health;
+pub(crate) mod kept;
+mod metrics;
+mod multipart;
 mod order;
 pub(crate) mod page;
 mod visit;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
 use axum::routing::get;
 
-use crate::db::Store;
-use crate::settings::Secret;
+use crate::db::{Store, StoreError};
+use crate::password::{self, AccountError, Whose};
+use crate::settings::{Secret, Settings};
 use crate::sign::Signer;
-use crate::throttle::Throttle;
+use crate::throttle::{Pace, Throttle};
 use error::PageError;
 use page::{Pages, PagesError};
 
 /// The largest form that is taken, in bytes.
 const FORM_BYTES: usize = 64 * 1024;
+
+/// The largest picture that is taken, in bytes.
+const UPLOAD_BYTES: usize = 8 * 1024 * 1024;
 
 /// What every page needs.
 #[derive(Debug)]
@@ -35,23 +43,61 @@ pub(crate) struct Shop {
     pub(crate) store: Store,
     pub(crate) pages: Pages,
     pub(crate) signer: Signer,
-    pub(crate) release: String,
+    pub(crate) settings: Settings,
     pub(crate) throttle: Throttle,
+    /// Checkouts and messages of one client.
+    pub(crate) pace: Pace,
+    /// Pages that are the same for many visitors.
+    pub(crate) kept: kept::Kept,
+    pub(crate) numbers: metrics::Numbers,
     /// Each password hash takes 19 MiB: this many at once.
     pub(crate) hashing: tokio::sync::Semaphore,
+    /// Pictures that are being unpacked.
+    pub(crate) unpacking: tokio::sync::Semaphore,
 }
 
 impl Shop {
-    /// Reads templates and static files from `home`.
-    pub(crate) fn new(store: Store, home: &Path, release: &str, secret: Secret) -> Result<Self, PagesError> {
+    /// Reads templates and static files.
+    pub(crate) fn new(store: Store, settings: Settings, secret: Secret) -> Result<Self, PagesError> {
         Ok(Self {
             store,
-            pages: Pages::read(home)?,
+            pages: Pages::read(&settings.home)?,
             signer: Signer::new(secret),
-            release: release.to_owned(),
+            settings,
             throttle: Throttle::default(),
+            pace: Pace::default(),
+            kept: kept::Kept::default(),
+            numbers: metrics::Numbers::default(),
             hashing: tokio::sync::Semaphore::new(2),
+            unpacking: tokio::sync::Semaphore::new(1),
         })
+    }
+}
+
+impl Shop {
+    /// Whether a password is the one that was hashed. Also without a hash, in the same time.
+    pub(crate) async fn password_is_right(
+        &self,
+        typed: &str,
+        hash: Option<String>,
+    ) -> Result<bool, PageError> {
+        let typed = typed.to_owned();
+        let permit = self.hashing.acquire().await.ok();
+        let right = tokio::task::spawn_blocking(move || password::verify(&typed, hash.as_deref())).await;
+        drop(permit);
+        Ok(right.map_err(StoreError::from)?)
+    }
+
+    /// Hashes a new password.
+    pub(crate) async fn hash_password(
+        &self,
+        typed: String,
+        whose: Whose,
+    ) -> Result<Result<String, AccountError>, PageError> {
+        let permit = self.hashing.acquire().await.ok();
+        let hash = tokio::task::spawn_blocking(move || password::hash_new(&typed, whose)).await;
+        drop(permit);
+        Ok(hash.map_err(StoreError::from)?)
     }
 }
 
@@ -62,8 +108,12 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .merge(cart::routes())
         .merge(checkout::routes())
         .merge(order::routes())
+        .merge(account::routes())
+        .merge(contact::routes())
         .merge(admin::routes())
         .route("/healthz", get(health::show))
+        .route("/metrics", get(metrics::show))
+        .route("/image/{name}/{file}", get(page::picture))
         .route("/static/{*path}", get(page::asset))
         .fallback(async || PageError::NotFound)
         .method_not_allowed_fallback(async || PageError::Method)

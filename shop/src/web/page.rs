@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Shop;
 use super::error::PageError;
+use crate::db::images;
 use crate::money::Rupees;
 
 /// Templates or static files that cannot be used.
@@ -54,13 +55,18 @@ impl Pages {
     /// Reads `templates/` and `static/` below `home`.
     pub(crate) fn read(home: &Path) -> Result<Self, PagesError> {
         let mut templates = Environment::new();
-        // Whatever a template's name: everything that it prints is escaped.
-        templates.set_auto_escape_callback(|_| AutoEscape::Html);
+        // Everything that a page prints is escaped.
+        templates.set_auto_escape_callback(|name| {
+            // Mails are plain text.
+            if name.ends_with(".txt") { AutoEscape::None } else { AutoEscape::Html }
+        });
         // A misspelt name is an error to be seen by the tests and not an empty place on a page.
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         templates.add_global("test_shop", crate::settings::test_shop());
         templates.add_filter("rupees", |paise: i64| Rupees(paise).to_string());
         templates.add_filter("in_india", in_india);
+        templates.add_filter("day", day);
+        templates.add_filter("hour", hour);
         templates.add_filter("query", |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         });
@@ -83,6 +89,14 @@ impl Pages {
                 minijinja::ErrorKind::InvalidOperation,
                 format!("there is no static file {name}"),
             )),
+        });
+        let known = assets.clone();
+        templates.add_function("icon", move |category: &str| {
+            // A category that the grocer made has no picture of its own.
+            let own = format!("icons/{category}.svg");
+            let name = if known.contains_key(&own) { own } else { "icons/basket-full.svg".to_owned() };
+            let etag = known.get(&name).map(|asset| asset.etag.trim_matches('"')).unwrap_or_default();
+            Value::from_safe_string(format!("/static/{name}?v={etag}"))
         });
         for (name, bytes) in files_below(&home.join("templates"))? {
             let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -124,9 +138,43 @@ fn kind_of(name: &str) -> &'static str {
     match name.rsplit_once('.').map(|(_, ending)| ending) {
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("js") => "text/javascript; charset=utf-8",
         Some("txt") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     }
+}
+
+/// A picture of a product.
+pub(crate) async fn picture(
+    State(shop): State<Arc<Shop>>,
+    UrlPath((name, file)): UrlPath<(String, String)>,
+) -> Result<Response, PageError> {
+    let width = file.strip_suffix(".jpg").and_then(|width| width.parse().ok()).ok_or(PageError::NotFound)?;
+    let read = shop.store.read(move |connection| Ok::<_, PageError>(images::file(connection, &name, width)?));
+    let jpeg = read.await?.ok_or(PageError::NotFound)?;
+    // A new picture has a new name.
+    let kept = [
+        (header::CONTENT_TYPE, "image/jpeg"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    Ok((kept, jpeg).into_response())
+}
+
+/// A day as people say it: `Sunday, 1 March`.
+fn day(stored: &str) -> String {
+    match stored.parse::<jiff::civil::Date>() {
+        Ok(day) => day.strftime("%A, %-d %B").to_string(),
+        Err(_) => stored.to_owned(),
+    }
+}
+
+/// A time of day as people say it: `7 am`, `5:30 pm`.
+fn hour(stored: &str) -> String {
+    let Some((hour, minute)) = stored.split_once(':') else { return stored.to_owned() };
+    let Ok(hour) = hour.parse::<u8>() else { return stored.to_owned() };
+    let half = if hour < 12 { "am" } else { "pm" };
+    let hour = if hour % 12 == 0 { 12 } else { hour % 12 };
+    if minute == "00" { format!("{hour} {half}") } else { format!("{hour}:{minute} {half}") }
 }
 
 /// A stored UTC time as people in India read it.

@@ -20,6 +20,8 @@ const REMEMBERED: Duration = Duration::days(30);
 const VISITOR: &str = "visitor";
 const CART: &str = "cart";
 const ADMIN: &str = "admin";
+const MEMBER: &str = "member";
+const PINCODE: &str = "pincode";
 
 /// Whether the visitor came over https. Told by the proxy in front, which must set or remove this header.
 pub(crate) fn came_by_https(headers: &HeaderMap) -> bool {
@@ -37,6 +39,12 @@ pub(crate) struct Visit {
     https: bool,
     /// The admin cookie as sent; not yet looked up.
     admin_cookie: Option<String>,
+    /// The same of a customer with an account.
+    member_cookie: Option<String>,
+    /// Where the visitor wants things delivered, six digits.
+    pub(crate) pincode: Option<String>,
+    /// Set while a page is made that many will get: stands in for the form token.
+    shared: bool,
 }
 
 impl Visit {
@@ -52,16 +60,72 @@ impl Visit {
             visitor: visitor.unwrap_or_else(random_hex::<16>),
             https,
             admin_cookie: value(ADMIN),
+            member_cookie: value(MEMBER),
+            pincode: value(PINCODE).filter(|pincode| is_pincode(pincode)),
+            shared: false,
         }
     }
 
-    fn token_parts(&self) -> [&str; 2] {
+    fn token_parts(&self) -> [&str; 3] {
         // The session is part of it: a token from before the login is of no use after it.
-        [&self.visitor, self.admin_cookie.as_deref().unwrap_or_default()]
+        [
+            &self.visitor,
+            self.admin_cookie.as_deref().unwrap_or_default(),
+            self.member_cookie.as_deref().unwrap_or_default(),
+        ]
+    }
+
+    /// This visitor sees what every new visitor sees: the page may be a kept one.
+    pub(crate) fn is_like_any_other(&self) -> bool {
+        self.cart.is_empty() && self.pincode.is_none()
+    }
+
+    /// The visit as which a page is made that is kept for many.
+    pub(crate) fn of_many(&self) -> Self {
+        Self { shared: true, ..self.clone() }
+    }
+
+    /// Gives a browser that is new its id.
+    pub(crate) fn introduce(&self, response: &mut Response) {
+        if self.is_new {
+            self.put_cookie(response, VISITOR, &self.visitor, Some(REMEMBERED));
+        }
+    }
+
+    /// The customer who is signed in, if one is.
+    pub(crate) async fn member(&self) -> Result<Option<sessions::Member>, PageError> {
+        let Some(cookie) = self.member_cookie.clone() else { return Ok(None) };
+        self.shop.store.read(move |connection| Ok(sessions::member(connection, &cookie)?)).await
+    }
+
+    /// The cookie of a customer's session, if the browser sent one.
+    pub(crate) fn member_session(&self) -> Option<&str> {
+        self.member_cookie.as_deref()
+    }
+
+    /// Signs a customer in, under a new visitor id.
+    pub(crate) fn sign_member_in(&self, response: &mut Response, session: &str) {
+        self.put_cookie(response, MEMBER, session, Some(Duration::days(14)));
+        self.put_cookie(response, VISITOR, &random_hex::<16>(), Some(REMEMBERED));
+    }
+
+    /// Takes a customer's session and basket out of the browser.
+    pub(crate) fn sign_member_out(&self, response: &mut Response) {
+        self.put_cookie(response, MEMBER, "", Some(Duration::ZERO));
+        self.put_cookie(response, CART, "", Some(Duration::ZERO));
+        self.put_cookie(response, VISITOR, &random_hex::<16>(), Some(REMEMBERED));
+    }
+
+    /// Has the browser remember where the visitor lives.
+    pub(crate) fn keep_pincode(&self, response: &mut Response, pincode: &str) {
+        self.put_cookie(response, PINCODE, pincode, Some(REMEMBERED));
     }
 
     /// The hidden field of every form on this visitor's pages.
     pub(crate) fn csrf(&self) -> String {
+        if self.shared {
+            return self.shop.kept.token_stand_in().to_owned();
+        }
         self.shop.signer.sign("csrf", &self.token_parts())
     }
 
@@ -80,15 +144,30 @@ impl Visit {
         let every = context! {
             csrf => self.csrf(),
             cart_pieces => self.cart.pieces(),
-            release => self.shop.release.as_str(),
+            release => self.shop.settings.release.as_str(),
             query => "",
+            pincode => self.pincode.as_deref().unwrap_or_default(),
+            seller => minijinja::value::Serde(&self.shop.settings.seller),
+            pays_online => self.shop.settings.payments.gateway.is_some(),
         };
         let html = self.shop.pages.render(template, context! { ..values, ..every })?;
         let mut response = (status, Html(html)).into_response();
-        if self.is_new {
-            self.put_cookie(&mut response, VISITOR, &self.visitor, Some(REMEMBERED));
-        }
+        self.introduce(&mut response);
         Ok(response)
+    }
+
+    /// The text of a page, for one that is kept for many.
+    pub(crate) fn text_of_page(&self, template: &str, values: Value) -> Result<String, PageError> {
+        let every = context! {
+            csrf => self.csrf(),
+            cart_pieces => 0,
+            release => self.shop.settings.release.as_str(),
+            query => "",
+            pincode => "",
+            seller => minijinja::value::Serde(&self.shop.settings.seller),
+            pays_online => self.shop.settings.payments.gateway.is_some(),
+        };
+        self.shop.pages.render(template, context! { ..values, ..every })
     }
 
     /// Sends the browser to another page of the shop, which it fetches with GET.
@@ -149,6 +228,34 @@ impl FromRequestParts<Arc<Shop>> for Visit {
     }
 }
 
+/// Six digits, the first of them not 0.
+pub(crate) fn is_pincode(text: &str) -> bool {
+    text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0')
+}
+
+/// A visit of a customer who is signed in; anybody else is sent to the login.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberVisit {
+    pub(crate) visit: Visit,
+    pub(crate) member: sessions::Member,
+}
+
+impl MemberVisit {
+    /// Looks the session up.
+    pub(crate) async fn of(visit: Visit) -> Result<Self, PageError> {
+        let member = visit.member().await?.ok_or(PageError::MembersOnly)?;
+        Ok(Self { visit, member })
+    }
+}
+
+impl FromRequestParts<Arc<Shop>> for MemberVisit {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
+        Self::of(Visit::of(shop, &parts.headers)).await
+    }
+}
+
 /// A visit of somebody who is signed in as admin; anybody else is sent to the login.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminVisit {
@@ -160,7 +267,11 @@ impl AdminVisit {
     /// Looks the session up.
     pub(crate) async fn of(visit: Visit) -> Result<Self, PageError> {
         let cookie = visit.admin_cookie.clone().ok_or(PageError::SignInFirst)?;
-        let admin = visit.shop.store.read(move |connection| sessions::admin(connection, &cookie)).await;
+        let admin = visit
+            .shop
+            .store
+            .read(move |connection| Ok::<_, PageError>(sessions::admin(connection, &cookie)?))
+            .await;
         let admin = admin?.ok_or(PageError::SignInFirst)?;
         Ok(Self { visit, admin })
     }

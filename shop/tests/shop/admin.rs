@@ -75,7 +75,7 @@ fn guessing_passwords_is_stopped_and_others_are_let_in() {
     let known = thief.sign_in("asha@example.in", "wrong password");
     let unknown = thief.sign_in("nobody@example.in", "wrong password");
     assert_eq!((known.status, unknown.status), (401, 401));
-    let notice = "E-mail or password is wrong.";
+    let notice = "E-mail, password or code is wrong.";
     assert!(known.body.contains(notice) && unknown.body.contains(notice));
     for _ in 0..8 {
         assert_eq!(thief.sign_in("asha@example.in", "wrong password").status, 401);

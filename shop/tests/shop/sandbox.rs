@@ -12,7 +12,10 @@ use tempfile::TempDir;
 
 use crate::browser::Browser;
 
-pub(crate) const PASSWORD: &str = "mangoes in may";
+pub(crate) const PASSWORD: &str = "mangoes ripen in may";
+
+/// The second factor of the tests' admin.
+pub(crate) const TOTP_SECRET: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
 
 pub(crate) struct Sandbox {
     folder: TempDir,
@@ -72,7 +75,12 @@ impl Sandbox {
 
     pub(crate) fn make_admin(&self) {
         let arguments = ["admin", "create", "--email", "asha@example.in"];
-        let output = self.command(&arguments).env("GREENGROCER_ADMIN_PASSWORD", PASSWORD).output().unwrap();
+        let output = self
+            .command(&arguments)
+            .env("GREENGROCER_ADMIN_PASSWORD", PASSWORD)
+            .env("GREENGROCER_ADMIN_TOTP_SECRET", TOTP_SECRET)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -82,7 +90,7 @@ impl Sandbox {
 
     pub(crate) fn serve_in(&self, environment: &str) -> Server {
         let mut command = self.command(&["serve"]);
-        command.env("GREENGROCER_ENV", environment);
+        command.env("GREENGROCER_ENV", environment).env("GREENGROCER_PAYMENTS", "on-delivery");
         Server::start(command)
     }
 

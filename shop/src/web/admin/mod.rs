@@ -1,7 +1,10 @@
 //! Running the shop.
 
 mod dashboard;
+mod delivery;
+mod log;
 mod login;
+mod messages;
 mod orders;
 mod products;
 
@@ -17,4 +20,7 @@ pub(crate) fn routes() -> Router<Arc<Shop>> {
         .merge(dashboard::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(delivery::routes())
+        .merge(messages::routes())
+        .merge(log::routes())
 }

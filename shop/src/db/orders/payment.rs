@@ -1,0 +1,266 @@
+//! What money does to an order: paid, paid too late, paid twice, given back.
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use super::super::{Result, outbox, random_hex, stock};
+use super::states::{Actor, Moved, State, move_to, note_step};
+
+/// A payment that the gateway says is captured.
+#[derive(Clone, Debug)]
+pub(crate) struct Captured {
+    /// The gateway's number of it.
+    pub(crate) payment_id: String,
+    /// What it says was paid.
+    pub(crate) amount_paise: i64,
+    /// What it says it was paid in.
+    pub(crate) currency: String,
+}
+
+/// What came of a captured payment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Paid {
+    /// The order is placed now.
+    Placed,
+    /// This payment had been taken note of before: nothing changed.
+    Already,
+    /// It came after the order had expired; the goods were still there, the order is placed now.
+    PlacedLate,
+    /// The order cannot be delivered any more (cancelled, or sold out meanwhile), or had been paid by another
+    /// payment: a refund of this number is due.
+    RefundDue(i64),
+    /// Amount or currency are not those of the order: nothing changed, a person has to look.
+    WrongAmount,
+    /// No order waits for this payment.
+    Unknown,
+}
+
+/// Takes note of a captured payment of `order_id`. Whoever calls has verified that the payment belongs to the
+/// order at the gateway.
+pub(crate) fn mark_paid(transaction: &Transaction<'_>, order_id: i64, captured: &Captured) -> Result<Paid> {
+    let sql = "SELECT p.id, p.amount_paise, p.currency, p.payment_id, p.status, o.state FROM payments AS p
+               JOIN orders AS o ON o.id = p.order_id WHERE p.order_id = ?1 ORDER BY p.id DESC LIMIT 1";
+    type Found = (i64, i64, String, Option<String>, String, String);
+    let found: Option<Found> = transaction
+        .query_row(sql, [order_id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+        })
+        .optional()?;
+    let Some((row, amount, currency, known, status, state)) = found else { return Ok(Paid::Unknown) };
+    let Some(state) = State::named(&state) else { return Ok(Paid::Unknown) };
+    if captured.amount_paise != amount || captured.currency != currency {
+        return Ok(Paid::WrongAmount);
+    }
+    let key = format!("refund-{}", captured.payment_id);
+    if matches!(status.as_str(), "captured" | "refunded") {
+        if known.as_deref() == Some(captured.payment_id.as_str()) {
+            return Ok(Paid::Already);
+        }
+        // A second payment of a paid order: all of it goes back, once, and the order is left as it is.
+        let refund = due(transaction, order_id, &captured.payment_id, &key, amount, "paid twice")?;
+        return Ok(refund.map_or(Paid::Already, Paid::RefundDue));
+    }
+    transaction.execute(
+        "UPDATE payments SET status = 'captured', payment_id = ?2, next_check_at = NULL, last_error = NULL,
+             updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') WHERE id = ?1",
+        (row, &captured.payment_id),
+    )?;
+    transaction.execute(
+        "UPDATE orders SET payment_status = 'paid', updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+         WHERE id = ?1 AND payment_status = 'pending'",
+        [order_id],
+    )?;
+    if state == State::AwaitingPayment {
+        move_to(transaction, order_id, State::Placed, Actor::Payment, "paid")?;
+        return Ok(Paid::Placed);
+    }
+    if state == State::Expired && stock::take_again(transaction, order_id)? {
+        let moved = move_to(transaction, order_id, State::Placed, Actor::Payment, "paid late")?;
+        debug_assert_eq!(moved, Moved::Done);
+        return Ok(Paid::PlacedLate);
+    }
+    if state == State::Expired {
+        move_to(transaction, order_id, State::Cancelled, Actor::Payment, "paid late, sold out meanwhile")?;
+    }
+    let reason = "paid after the order had ended";
+    match refund(transaction, order_id, amount, reason, Actor::Payment, &key)? {
+        Ok(number) => Ok(Paid::RefundDue(number)),
+        Err(_) => Ok(Paid::Already),
+    }
+}
+
+/// Lets the orders expire whose payment has not come in time, at most `most` at once, and answers their numbers.
+pub(crate) fn expire_holds(transaction: &Transaction<'_>, most: i64) -> Result<Vec<i64>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT order_id FROM stock_holds
+         WHERE status = 'held' AND expires_at <= strftime('%Y-%m-%dT%H:%M:%SZ', 'now') ORDER BY expires_at LIMIT ?1",
+    )?;
+    let due: Vec<i64> =
+        statement.query_map([most], |row| row.get(0))?.collect::<std::result::Result<_, _>>()?;
+    let mut expired = Vec::new();
+    for id in due {
+        if move_to(transaction, id, State::Expired, Actor::Clock, "not paid in time")? == Moved::Done {
+            expired.push(id);
+        }
+    }
+    Ok(expired)
+}
+
+/// Whether a hold is due: asked before taking the write lock, so that a quiet shop does not write.
+pub(crate) fn holds_are_due(connection: &Connection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM stock_holds
+               WHERE status = 'held' AND expires_at <= strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))";
+    Ok(connection.query_row(sql, [], |row| row.get(0))?)
+}
+
+/// Why nothing is given back. Nothing was written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum RefundRefused {
+    #[error("there is no such order")]
+    Unknown,
+    #[error("the order has not been paid")]
+    NotPaid,
+    #[error("that is more than was paid and not yet given back")]
+    TooMuch,
+    #[error("this refund had been asked for before")]
+    Twice,
+}
+
+/// Gives money back: notes it, and for an online payment leaves a row that is `due` at the gateway. `key` makes
+/// it happen once; the same key is the gateway's idempotency key.
+pub(crate) fn refund(
+    transaction: &Transaction<'_>,
+    order_id: i64,
+    amount_paise: i64,
+    reason: &str,
+    actor: Actor,
+    key: &str,
+) -> Result<std::result::Result<i64, RefundRefused>> {
+    let sql = "SELECT total_paise - refunded_paise, payment_status, payment_method, state FROM orders WHERE id = ?1";
+    type Found = (i64, String, String, String);
+    let found: Option<Found> = transaction
+        .query_row(sql, [order_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((left, status, method, state)) = found else { return Ok(Err(RefundRefused::Unknown)) };
+    let known = "SELECT EXISTS (SELECT 1 FROM refunds WHERE idempotency_key = ?1)";
+    if transaction.query_row(known, [key], |row| row.get(0))? {
+        return Ok(Err(RefundRefused::Twice));
+    }
+    if !matches!(status.as_str(), "paid" | "part-refunded") {
+        return Ok(Err(RefundRefused::NotPaid));
+    }
+    if amount_paise <= 0 || amount_paise > left {
+        return Ok(Err(RefundRefused::TooMuch));
+    }
+    let paid_by: Option<String> = transaction
+        .query_row(
+            "SELECT payment_id FROM payments WHERE order_id = ?1 AND status = 'captured' ORDER BY id DESC LIMIT 1",
+            [order_id],
+            |row| row.get(0),
+        )
+        .optional()?
+        .flatten();
+    let online = method == "razorpay" && paid_by.is_some();
+    transaction.execute(
+        "INSERT INTO refunds (order_id, payment_id, idempotency_key, amount_paise, method, reason, status, next_try_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                 CASE WHEN ?7 = 'due' THEN strftime('%Y-%m-%dT%H:%M:%SZ', 'now') END)",
+        (
+            order_id,
+            paid_by,
+            key,
+            amount_paise,
+            if online { "razorpay" } else { "by-hand" },
+            reason,
+            if online { "due" } else { "processed" },
+        ),
+    )?;
+    let number = transaction.last_insert_rowid();
+    count_refunds(transaction, order_id)?;
+    if let Some(state) = State::named(&state) {
+        let note = format!("refund of {}: {reason}", crate::money::Rupees(amount_paise));
+        note_step(transaction, order_id, Some(state), state, actor, &note)?;
+    }
+    outbox::tell_of_refund(transaction, order_id, number, amount_paise)?;
+    Ok(Ok(number))
+}
+
+/// A key for a refund that a person asks for, when the form brings none.
+pub(crate) fn new_refund_key() -> String {
+    format!("refund-{}", random_hex::<12>())
+}
+
+/// A refund of a payment that is not the order's own: it does not lower what the order was paid.
+fn due(
+    transaction: &Transaction<'_>,
+    order_id: i64,
+    payment_id: &str,
+    key: &str,
+    amount_paise: i64,
+    reason: &str,
+) -> Result<Option<i64>> {
+    let added = transaction.execute(
+        "INSERT INTO refunds (order_id, payment_id, idempotency_key, amount_paise, method, reason, status, next_try_at)
+         VALUES (?1, ?2, ?3, ?4, 'razorpay', ?5, 'due', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+         ON CONFLICT (idempotency_key) DO NOTHING",
+        (order_id, payment_id, key, amount_paise, reason),
+    )?;
+    Ok((added == 1).then(|| transaction.last_insert_rowid()))
+}
+
+/// The gateway has taken the refund and works on it.
+pub(crate) fn refund_pending(transaction: &Transaction<'_>, refund_id: i64, razorpay_id: &str) -> Result<()> {
+    transaction.execute(
+        "UPDATE refunds SET status = 'pending', razorpay_refund_id = ?2, attempts = attempts + 1,
+             last_error = NULL, updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+         WHERE id = ?1 AND status = 'due'",
+        (refund_id, razorpay_id),
+    )?;
+    Ok(())
+}
+
+/// The money is back. A refund that is processed stays so.
+pub(crate) fn refund_processed(
+    transaction: &Transaction<'_>,
+    refund_id: i64,
+    razorpay_id: &str,
+) -> Result<()> {
+    let order: Option<i64> = transaction
+        .query_row(
+            "UPDATE refunds SET status = 'processed', razorpay_refund_id = ?2, next_try_at = NULL,
+                 last_error = NULL, updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+             WHERE id = ?1 AND status <> 'processed' RETURNING order_id",
+            (refund_id, razorpay_id),
+            |row| row.get(0),
+        )
+        .optional()?;
+    order.map_or(Ok(()), |order| count_refunds(transaction, order))
+}
+
+/// The gateway could not give the money back: it is owed again, and a person has to look.
+pub(crate) fn refund_failed(transaction: &Transaction<'_>, refund_id: i64, error: &str) -> Result<()> {
+    let order: Option<i64> = transaction
+        .query_row(
+            "UPDATE refunds SET status = 'failed', next_try_at = NULL, last_error = ?2,
+                 updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+             WHERE id = ?1 AND status IN ('due', 'pending') RETURNING order_id",
+            (refund_id, error),
+            |row| row.get(0),
+        )
+        .optional()?;
+    order.map_or(Ok(()), |order| count_refunds(transaction, order))
+}
+
+/// Has the order say what went back: refunds of its own payment that have not failed.
+fn count_refunds(transaction: &Transaction<'_>, order_id: i64) -> Result<()> {
+    transaction.execute(
+        "UPDATE orders SET refunded_paise = back.paise,
+             payment_status = CASE WHEN payment_status = 'pending' THEN 'pending' WHEN back.paise = 0 THEN 'paid'
+                 WHEN back.paise = total_paise THEN 'refunded' ELSE 'part-refunded' END,
+             updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+         FROM (SELECT coalesce(sum(r.amount_paise), 0) AS paise FROM refunds AS r
+               WHERE r.order_id = ?1 AND r.status <> 'failed' AND r.reason <> 'paid twice') AS back
+         WHERE orders.id = ?1",
+        [order_id],
+    )?;
+    Ok(())
+}
