@@ -9,6 +9,9 @@ pub(crate) struct File {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// The fields with their values, and the files.
+pub(crate) type Parts = (Vec<(String, String)>, Vec<File>);
+
 /// The most parts that are read.
 const MOST_PARTS: usize = 40;
 
@@ -21,7 +24,7 @@ pub(crate) fn boundary(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The fields and the files of a body; `None` when it is not what it says it is.
-pub(crate) fn read(body: &[u8], boundary: &str) -> Option<(Vec<(String, String)>, Vec<File>)> {
+pub(crate) fn read(body: &[u8], boundary: &str) -> Option<Parts> {
     let line = format!("\r\n--{boundary}");
     let first = line.as_bytes().get(2..)?;
     let mut rest = body.strip_prefix(first)?;
