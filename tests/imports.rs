@@ -60,7 +60,10 @@ fn crates(root: &Path, found: &mut Vec<String>) {
             let ours = known.contains_key(dependency.as_str());
             let testing =
                 kind == "dev-dependencies" && dependency == "plimsoll-testkit" && name != "greengrocer";
-            if ours && !testing && !may.contains(&dependency.as_str()) {
+            // The shop's tests pay at it; the shop itself never knows it.
+            let paying = kind == "dev-dependencies"
+                && (name, dependency.as_str()) == ("greengrocer", "razorpay-simulator");
+            if ours && !testing && !paying && !may.contains(&dependency.as_str()) {
                 found.push(format!("{folder}/Cargo.toml: {name} must not depend on {dependency} ({kind})"));
             }
         }

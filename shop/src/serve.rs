@@ -113,6 +113,10 @@ async fn serve(settings: Settings) -> Result<(), ServeError> {
     if !settings.rehearsal {
         tokio::spawn(mail::run(shop.clone()));
         tokio::spawn(clock::run(shop.clone()));
+        if let Some(cashier) = shop.cashier.clone() {
+            let shop = shop.clone();
+            tokio::spawn(async move { cashier.reconcile_forever(&shop.store).await });
+        }
     }
     let app = web::router(shop).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {

@@ -13,6 +13,7 @@ pub(crate) mod messages;
 pub mod migrations;
 pub(crate) mod orders;
 pub(crate) mod outbox;
+pub(crate) mod payments;
 pub(crate) mod placing;
 pub(crate) mod products;
 pub(crate) mod search;

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::error::PageError;
 use super::form::CheckedForm;
+use super::pay;
 use super::visit::{Visit, is_pincode};
 use super::{Shop, cart, guard};
 use crate::cart::Cart;
@@ -182,8 +183,12 @@ async fn thank(form: &CheckedForm, placed: &Placed, member: bool) -> Result<Resp
         form.visit.shop.numbers.order_placed();
         log::info(format_args!("order {} placed, {} paise", placed.id, placed.total_paise));
     }
-    let folder = if placed.pays_online { "pay" } else { "order" };
-    let address = format!("/{folder}/{}", placed.token);
+    let address = if placed.pays_online {
+        pay::open(&form.visit.shop, placed).await;
+        pay::address(&placed.token)
+    } else {
+        format!("/order/{}", placed.token)
+    };
     let mut response = if guard::wants_json(&form.headers) {
         let answer = json!({
             "order": placed.id,

@@ -56,7 +56,10 @@ pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request
     set(out, header::X_FRAME_OPTIONS, "DENY");
     // Not `no-referrer`: browsers would then send `Origin: null` with the shop's own forms.
     set(out, header::REFERRER_POLICY, "same-origin");
-    set(out, HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+    let opener = HeaderName::from_static("cross-origin-opener-policy");
+    if !out.contains_key(&opener) {
+        set(out, opener, "same-origin");
+    }
     set(out, HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()");
     if came_by_https(&headers) {
         set(out, header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");

@@ -15,6 +15,7 @@ mod metrics;
 mod multipart;
 mod order;
 pub(crate) mod page;
+mod pay;
 mod visit;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use axum::routing::get;
 
 use crate::db::{Store, StoreError};
 use crate::password::{self, AccountError, Whose};
+use crate::paying::Cashier;
 use crate::settings::{Secret, Settings};
 use crate::sign::Signer;
 use crate::throttle::{Pace, Throttle};
@@ -44,6 +46,8 @@ pub(crate) struct Shop {
     pub(crate) pages: Pages,
     pub(crate) signer: Signer,
     pub(crate) settings: Settings,
+    /// Who takes online payments; `None` where all is paid at the door.
+    pub(crate) cashier: Option<Arc<Cashier>>,
     pub(crate) throttle: Throttle,
     /// Checkouts and messages of one client.
     pub(crate) pace: Pace,
@@ -59,8 +63,10 @@ pub(crate) struct Shop {
 impl Shop {
     /// Reads templates and static files.
     pub(crate) fn new(store: Store, settings: Settings, secret: Secret) -> Result<Self, PagesError> {
+        let cashier = settings.payments.gateway.clone().map(|gateway| Arc::new(Cashier::new(gateway)));
         Ok(Self {
             store,
+            cashier,
             pages: Pages::read(&settings.home)?,
             signer: Signer::new(secret),
             settings,
@@ -108,6 +114,7 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .merge(cart::routes())
         .merge(checkout::routes())
         .merge(order::routes())
+        .merge(pay::routes())
         .merge(account::routes())
         .merge(contact::routes())
         .merge(admin::routes())

@@ -5,8 +5,12 @@
 mod admin;
 mod browser;
 mod buying;
+mod chromium;
+mod counter;
 mod demo;
 mod guarding;
+mod paying;
 mod sandbox;
 mod serving;
 mod smoke;
+mod walking;
