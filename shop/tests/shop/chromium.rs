@@ -181,7 +181,7 @@ impl Chromium {
     }
 
     /// Goes into the checkout's frame.
-    pub(crate) fn into_frame(&self) {
+    pub(crate) fn enter_frame(&self) {
         self.until("the checkout's frame", || async {
             let frame = self.client().find(Locator::Css("iframe[name=razorpay-checkout]")).await?;
             frame.enter_frame().await
@@ -189,7 +189,7 @@ impl Chromium {
     }
 
     /// Back to the shop's page.
-    pub(crate) fn out_of_frame(&self) {
+    pub(crate) fn leave_frame(&self) {
         // Not to the frame's parent: the frame may be gone.
         self.runtime.block_on(async {
             let window = self.client().windows().await.unwrap().remove(0);

@@ -34,7 +34,7 @@ fn go_to_pay(tab: &Chromium, counter: &Counter, name: &str) {
     tab.click("input[name=payment][value=online]");
     tab.picture("checkout");
     tab.click("main form button[type=submit]");
-    tab.into_frame();
+    tab.enter_frame();
 }
 
 fn token(counter: &Counter) -> String {
@@ -43,7 +43,7 @@ fn token(counter: &Counter) -> String {
 }
 
 fn assert_thanked(tab: &Chromium, counter: &Counter, name: &str) {
-    tab.out_of_frame();
+    tab.leave_frame();
     tab.wait_text("h1", &format!("Thank you, {name}"));
     assert_eq!(tab.path(), format!("/order/{}", token(counter)));
     counter.assert_paid_once(&token(counter));
@@ -68,23 +68,23 @@ fn a_guest_fails_closes_tries_again_and_pays_on_a_phone() {
     tab.wait_text("#error", "declined by the bank");
     tab.picture("declined");
     tab.click("#close");
-    tab.out_of_frame();
+    tab.leave_frame();
     tab.wait_text("#failed", "declined by the bank");
     tab.picture("pay-after-failure");
 
     // Opened once more, and closed with the keyboard.
     tab.click("#pay");
-    tab.into_frame();
+    tab.enter_frame();
     tab.text("#amount");
     tab.press("\u{e00c}");
-    tab.out_of_frame();
+    tab.leave_frame();
     tab.wait_text("#closed", "was not finished");
     tab.picture("pay-after-closing");
     assert_eq!(counter.state(&token(&counter)).0, "awaiting-payment");
     assert!(!tab.is_there("iframe"), "whoever comes back decides when it opens again");
 
     tab.click("#pay");
-    tab.into_frame();
+    tab.enter_frame();
     tab.fill("#vpa", "success@razorpay");
     tab.click("#pay-upi");
     assert_thanked(&tab, &counter, "Lakshmi Rao");
@@ -109,7 +109,7 @@ fn a_payment_whose_webhook_is_late_is_waited_for_and_the_page_sees_it() {
         faults.api_reads = vec![ApiFault::Status(503); 4].into();
     });
     tab.click("#bank-success");
-    tab.out_of_frame();
+    tab.leave_frame();
     tab.wait_text("#waiting", "being confirmed");
     tab.picture("waiting");
     assert_eq!(counter.state(&token(&counter)).0, "awaiting-payment");
@@ -126,7 +126,7 @@ fn a_silent_bank_that_comes_round_late_still_pays() {
     tab.click("#pay-bank");
     tab.click("#bank-silence");
     tab.click("#close");
-    tab.out_of_frame();
+    tab.leave_frame();
     tab.text("#closed");
     let payment = counter.simulator.payments()[0]["id"].as_str().unwrap().to_owned();
     counter.simulator.advance(11 * 60);
