@@ -9,6 +9,8 @@ mod error;
 mod follow;
 mod inherited;
 mod ledger;
+mod notes;
+mod pages;
 mod people;
 mod place;
 mod readiness;

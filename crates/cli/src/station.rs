@@ -27,6 +27,7 @@ use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::ledger::Ledger;
+use crate::notes;
 use crate::people::Person;
 use crate::window::AgreedClock;
 use crate::wire::{Reply, Request};
@@ -203,9 +204,7 @@ impl Station {
         if self.runs.folder(run).join("report.json").exists() {
             return;
         }
-        if let Err(failure) = self.write_reports(run) {
-            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
-        }
+        self.note(run, onlooker);
     }
 
     fn gate(&self, run: u32) -> Box<dyn plimsoll_core::ports::Gate> {
@@ -446,9 +445,7 @@ impl Station {
         if let Err(error) = self.runs.release_room(run) {
             onlooker.line(&format!("room kept for the journal could not be freed: {error}"));
         }
-        if let Err(failure) = self.write_reports(run) {
-            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
-        }
+        self.note(run, onlooker);
         drop(over);
         if outcome.ending == Some(Ending::Live) {
             let mut keep = Vec::new();
@@ -466,8 +463,26 @@ impl Station {
         &self.ledger
     }
 
-    fn write_reports(&self, run: u32) -> Result<(), Failure> {
-        Ok(audit::write_reports(&self.runs, run)?)
+    /// What is noted at the end of a run, and its reports. Nothing here changes how it ended.
+    fn note(&self, run: u32, onlooker: &Onlooker) {
+        let entries = self.runs.entries(run).unwrap_or_default();
+        let over = State::fold(&entries).is_over();
+        let mut events = Vec::new();
+        if over {
+            events.push(Event::Noted { checks: notes::noted(&self.config, &self.runs, &entries) });
+            events.extend(notes::charted(&self.runs, run));
+        }
+        for event in events {
+            if let Err(error) = self.runs.add(run, event) {
+                onlooker.line(&format!("run {run} could not be noted: {error}"));
+            }
+        }
+        if let Err(error) = audit::write_reports(&self.runs, run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {error}"));
+        }
+        if over && let Err(why) = notes::write_beside(&self.config, &self.runs, run) {
+            onlooker.line(&format!("the operations changelog could not be written: {why}"));
+        }
     }
 
     /// Where a question whether to go on waits, and its answer comes from.

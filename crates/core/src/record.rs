@@ -6,6 +6,7 @@ use crate::check::Check;
 use crate::notify::{Delivery, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind, Moment};
+use crate::watch::Sample;
 
 /// The version of the record format written by this program; see `docs/record-format.md`.
 pub const FORMAT: u32 = 1;
@@ -288,6 +289,16 @@ pub enum Event {
         /// Every check that was made.
         checks: Vec<Check>,
     },
+    /// What was seen around the run and belongs to none of its steps: contacts, clean-up, what is due next. Follows the end.
+    Noted {
+        /// What was seen.
+        checks: Vec<Check>,
+    },
+    /// What went through the door around the switch, thinned out for a picture; the newest counts. Follows the end.
+    Charted {
+        /// In the order of time.
+        samples: Vec<Sample>,
+    },
     /// The app is locked: no deployment until somebody says why with `--unlock`. Follows the end.
     Locked {
         /// Why.
@@ -474,6 +485,7 @@ impl State {
                 self.ended = Some((*ending, *exit, message.clone()));
             }
             Event::UndoingStep { .. } | Event::TakenOver { .. } | Event::Watched { .. } => {}
+            Event::Noted { .. } | Event::Charted { .. } => {}
         }
     }
 
