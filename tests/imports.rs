@@ -20,15 +20,20 @@ const CRATES: [(&str, &str, &[&str]); 8] = [
 ];
 
 /// The modules of the core, and which others each may import.
-const CORE: [(&str, &[&str]); 7] = [
+const CORE: [(&str, &[&str]); 9] = [
     ("check", &[]),
     ("plan", &[]),
     ("checklist", &[]),
-    ("ports", &["plan", "check", "record"]),
-    ("record", &["plan", "check", "ports"]),
-    ("engine", &["plan", "check", "record", "ports", "checklist"]),
+    ("notify", &[]),
+    ("watch", &["check"]),
+    ("ports", &["plan", "check", "record", "notify"]),
+    ("record", &["plan", "check", "ports", "notify", "watch"]),
+    ("engine", &["plan", "check", "record", "ports", "checklist", "notify"]),
     // Records hold failures, which are ports' values; the ports themselves are none of a report's business.
-    ("report", &["plan", "check", "record", "checklist", "ports::Failure", "ports::FailureKind"]),
+    (
+        "report",
+        &["plan", "check", "record", "checklist", "notify", "watch", "ports::Failure", "ports::FailureKind"],
+    ),
 ];
 
 /// Every rule that the workspace at `root` breaks, in words.

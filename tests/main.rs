@@ -13,6 +13,7 @@ mod browser;
 mod crash;
 mod dashboard;
 mod deploy;
+mod diagnose;
 mod docs;
 mod full_disk;
 mod imports;

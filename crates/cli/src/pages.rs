@@ -70,16 +70,7 @@ impl Pages {
         let front = self.front.as_ref()?;
         let counts = front.traffic();
         let ms = |share| counts.latency.quantile(share).map(|d| d.as_secs_f64() * 1_000.0);
-        let mut recent = vec![(0, 0); BARS];
-        let seconds = front.recent(Duration::from_secs(BARS as u64 * BAR_S));
-        // Seconds without an answer are left out; the last one here may be a while ago, and then stands at the end.
-        let last = seconds.last().map_or(0, |second| second.second);
-        for second in &seconds {
-            let back = usize::try_from((last - second.second) / BAR_S).unwrap_or(BARS);
-            if let Some(bar) = BARS.checked_sub(back + 1).and_then(|at| recent.get_mut(at)) {
-                *bar = (bar.0 + second.answered, bar.1 + second.errors);
-            }
-        }
+        let recent = recent(front);
         Some(Traffic {
             requests: counts.requests,
             classes: [
@@ -246,6 +237,21 @@ impl House for Pages {
     fn go_ahead(&self, yes: bool, by: Visitor) -> Result<String, Refused> {
         told((self.go_ahead)(yes, person(by)))
     }
+}
+
+/// Answers and errors in each ten seconds of the last twenty minutes, oldest first.
+pub(crate) fn recent(front: &FrontDoor) -> Vec<(u32, u32)> {
+    let mut recent = vec![(0, 0); BARS];
+    let seconds = front.recent(Duration::from_secs(BARS as u64 * BAR_S));
+    // Seconds without an answer are left out; the last one here may be a while ago, and then stands at the end.
+    let last = seconds.last().map_or(0, |second| second.second);
+    for second in &seconds {
+        let back = usize::try_from((last - second.second) / BAR_S).unwrap_or(BARS);
+        if let Some(bar) = BARS.checked_sub(back + 1).and_then(|at| recent.get_mut(at)) {
+            *bar = (bar.0 + second.answered, bar.1 + second.errors);
+        }
+    }
+    recent
 }
 
 fn person(by: Visitor) -> Person {

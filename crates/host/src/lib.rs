@@ -1,5 +1,6 @@
 //! The real machine behind the core's ports: SQLite, git, processes, the journal.
 
+pub mod archive;
 pub mod audit;
 pub mod backups;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod lock;
 pub mod logfile;
 pub mod probe;
 pub mod process;
+pub mod redact;
 pub mod rehearsal;
 pub mod release;
 pub mod service;

@@ -1,6 +1,6 @@
 //! Debian's Chromium, driven through its own driver over WebDriver: a few calls of JSON over HTTP, so no crate for it.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::http::Message;
 use crate::wait;
 
 /// How long a page, or something on it, may take: other programs run here too.
@@ -175,14 +176,12 @@ impl Browser {
             body.len()
         );
         stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        if !head.starts_with("HTTP/1.1 200") {
+        // The driver keeps the connection open, whatever it is asked: what it says of the length counts.
+        let answer = Message::read(&mut BufReader::new(stream), true).ok()??;
+        if answer.status() != Some(200) {
             return None;
         }
-        let value: Value = serde_json::from_str(body).ok()?;
+        let value: Value = serde_json::from_slice(&answer.body).ok()?;
         Some(value["value"].clone())
     }
 }

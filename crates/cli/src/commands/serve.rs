@@ -290,6 +290,11 @@ impl Served {
             status.serving = front.target().map(|target| target.target().release.clone());
             (status.requests, status.errors) = (counts.answered(), counts.server_error);
             status.waiting = counts.parked;
+            let ms = |share| counts.latency.quantile(share).map(|took| took.as_secs_f64() * 1_000.0);
+            (status.p50_ms, status.p99_ms) = (ms(0.5), ms(0.99));
+            if counts.requests > 0 {
+                status.recent = pages::recent(front);
+            }
         }
         if let Some(app) = &self.app {
             status.trouble.extend(app.trouble());

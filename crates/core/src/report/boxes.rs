@@ -140,11 +140,17 @@ impl Report {
                 seen.iter().filter(|o| o.check.id.starts_with("verify.")).map(|o| o.check.verdict).collect();
             if let Some(verdict) = combined(verdicts.iter().copied()) {
                 let count = |wanted| verdicts.iter().filter(|v| **v == wanted).count();
-                let check =
+                let mut check =
                     Check::new("back.verify", "The checks under Verification, taken together", verdict)
                         .with("passed", count(Verdict::Pass))
                         .with("failed", count(Verdict::Fail))
                         .with("unknown", count(Verdict::Unknown));
+                check = match verdict {
+                    Verdict::Pass => check,
+                    Verdict::Fail => check.with("why", "not all of them passed"),
+                    Verdict::Unknown => check.with("why", "not all of them could be made"),
+                    Verdict::Skipped => check.with("why", "none of them applies here"),
+                };
                 seen.push(Observed { check, step: None, at });
             }
         }

@@ -139,6 +139,9 @@ pub fn overview(report: &Report) -> String {
     let x = |ms: u64| 10.0 + (ms as f64).min(end) / end * (WIDTH - 20.0);
     let mut out = open(58.0, "the run from its start to its end");
     rect(&mut out, "track", 10.0, 16.0, WIDTH - 20.0, 16.0);
+    if let Some(hold) = report.hold {
+        rect(&mut out, "hold", x(hold.at_ms), 8.0, (x(hold.at_ms + hold.ms) - x(hold.at_ms)).max(2.0), 32.0);
+    }
     for step in &report.steps {
         let class = if step.state == super::StepState::Failed { "bad" } else { "ok" };
         let (left, right) = (x(step.at_ms), x(step.at_ms + step.ms.unwrap_or(0)));
@@ -153,9 +156,6 @@ pub fn overview(report: &Report) -> String {
                 16.0,
             );
         }
-    }
-    if let Some(hold) = report.hold {
-        rect(&mut out, "hold", x(hold.at_ms), 8.0, (x(hold.at_ms + hold.ms) - x(hold.at_ms)).max(2.0), 32.0);
     }
     if let Some(commit) = report.commit_ms {
         let at = x(commit);
