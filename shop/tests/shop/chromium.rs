@@ -201,6 +201,11 @@ impl Chromium {
         self.runtime.block_on(self.client().refresh()).unwrap();
     }
 
+    /// What a script answers that runs in the page.
+    pub(crate) fn run(&self, script: &str) -> Value {
+        self.runtime.block_on(self.client().execute(script, Vec::new())).unwrap()
+    }
+
     /// Keeps a picture in the folder that `GREENGROCER_SCREENSHOTS` names, for whoever wants to look.
     pub(crate) fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("GREENGROCER_SCREENSHOTS") else { return };

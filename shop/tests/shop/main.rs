@@ -10,6 +10,8 @@ mod counter;
 mod demo;
 mod guarding;
 mod paying;
+mod reading;
+mod refunding;
 mod sandbox;
 mod serving;
 mod smoke;
