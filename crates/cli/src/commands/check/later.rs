@@ -18,10 +18,6 @@ pub(super) fn later(config: &Config) -> Vec<Finding> {
         let smtp = format!("{}:{}", config.smtp.host, config.smtp.port);
         not_yet(format!("[notify.{name}] {}", told(group, &smtp)), "this version tells nobody");
     }
-    if !config.contacts.is_empty() {
-        let roles: Vec<&str> = config.contacts.keys().map(String::as_str).collect();
-        not_yet(format!("[contacts] {}", roles.join(", ")), "not in this version's reports");
-    }
     if !config.watch.spots.is_empty() {
         let spots: Vec<String> = config.watch.spots.iter().map(|spot| show_duration(*spot)).collect();
         not_yet(format!("[watch] spots after {}", spots.join(", ")), "this version makes no spot checks");
