@@ -61,6 +61,11 @@ pub(crate) struct Pace {
 impl Pace {
     /// Notes one more act of a kind by a client; `false` when that is too many.
     pub(crate) fn allows(&self, kind: &str, client: &str) -> bool {
+        // This machine itself: smoke tests, or a proxy that does not tell who comes through it. Then one limit for
+        // all customers together would close the shop to them.
+        if client.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()) {
+            return true;
+        }
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         if done.len() >= MOST_KEYS {
             done.retain(|_, (_, since)| since.elapsed() <= PACE_WINDOW);
@@ -106,6 +111,7 @@ mod tests {
         let pace = Pace::default();
         let allowed = (0..100).filter(|_| pace.allows("order", "10.0.0.1")).count();
         assert_eq!(allowed, PER_PACE as usize);
+        assert!((0..100).all(|_| pace.allows("order", "127.0.0.1")));
         assert!(pace.allows("order", "10.0.0.2") && pace.allows("message", "10.0.0.1"));
     }
 

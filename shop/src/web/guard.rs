@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use minijinja::context;
 
 use super::error::PageError;
@@ -77,11 +78,24 @@ pub(crate) async fn every_answer(State(shop): State<Arc<Shop>>, request: Request
 /// The request with its body read. A page that refuses a form unread has the connection closed under a client
 /// that is still sending, or that has already sent its next request.
 async fn whole(request: Request, limit: usize) -> Result<Request, PageError> {
-    let (parts, body) = request.into_parts();
-    match axum::body::to_bytes(body, limit).await {
-        Ok(bytes) => Ok(Request::from_parts(parts, Body::from(bytes))),
-        Err(_) => Err(PageError::TooLarge),
+    let (parts, mut body) = request.into_parts();
+    let (mut bytes, mut read) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let broken = |_| PageError::BadRequest("the form broke off");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        read += data.len();
+        // What is too large is read on for a while, so that its sender gets to see the answer.
+        if read > 4 * limit {
+            return Err(PageError::TooLarge);
+        }
+        if read <= limit {
+            bytes.extend_from_slice(&data);
+        }
     }
+    if read > limit {
+        return Err(PageError::TooLarge);
+    }
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
 fn is_private(path: &str) -> bool {

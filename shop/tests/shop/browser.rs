@@ -142,6 +142,24 @@ impl Browser {
         page.json()
     }
 
+    pub(crate) fn sign_in_member(&mut self, email: &str, password: &str) -> Page {
+        self.post("/account/login", &[("email", email), ("password", password)])
+    }
+
+    /// Sends a body of any kind.
+    pub(crate) fn send_body(&mut self, path: &str, kind: &str, body: &[u8]) -> Page {
+        let request = self.agent.post(format!("http://{}{path}", self.address));
+        let request = request.header("cookie", self.cookie_header()).header("content-type", kind);
+        let response = request.send(body).unwrap();
+        self.keep(response)
+    }
+
+    /// A file that is no text.
+    pub(crate) fn get_bytes(&mut self, path: &str) -> Vec<u8> {
+        let request = self.agent.get(format!("http://{}{path}", self.address));
+        request.call().unwrap().body_mut().read_to_vec().unwrap()
+    }
+
     pub(crate) fn sign_in(&mut self, email: &str, password: &str) -> Page {
         // A code counts once: who signs in again within a minute takes the next one.
         let now = jiff::Timestamp::now().as_second() / 30;
@@ -166,7 +184,7 @@ pub(crate) fn totp_now() -> String {
 }
 
 /// The code of a step of 30 seconds, worked out here a second time so that the shop is not its own judge.
-fn totp(step: i64) -> String {
+pub(crate) fn totp(step: i64) -> String {
     let mut mac = Hmac::<Sha1>::new_from_slice(b"12345678901234567890").unwrap();
     mac.update(&step.to_be_bytes());
     let hash = mac.finalize().into_bytes();

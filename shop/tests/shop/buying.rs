@@ -119,13 +119,13 @@ fn an_old_form_with_a_new_basket_is_not_a_repetition() {
 }
 
 #[test]
-fn one_of_twenty_buyers_gets_the_last_piece() {
+fn one_of_fifty_buyers_gets_the_last_piece() {
     let shop = Sandbox::seeded();
     shop.execute("UPDATE products SET stock = 1 WHERE id = 1");
     let server = shop.serve();
-    let start = Barrier::new(20);
+    let start = Barrier::new(50);
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..20)
+        let threads: Vec<_> = (0..50)
             .map(|number| {
                 let (mut guest, start) = (server.browser(), &start);
                 scope.spawn(move || {
@@ -138,7 +138,7 @@ fn one_of_twenty_buyers_gets_the_last_piece() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let count = |status| statuses.iter().filter(|one| **one == status).count();
-    assert_eq!((count(303), count(409)), (1, 19), "{statuses:?}");
+    assert_eq!((count(303), count(409)), (1, 49), "{statuses:?}");
     assert_eq!(shop.number("SELECT count(*) FROM orders"), 1);
     assert_eq!(shop.number("SELECT count(*) FROM order_items"), 1);
     assert_eq!(shop.number("SELECT stock FROM products WHERE id = 1"), 0);

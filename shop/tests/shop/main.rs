@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should end there")]
 
+mod access;
 mod admin;
 mod browser;
 mod buying;
@@ -9,10 +10,14 @@ mod chromium;
 mod counter;
 mod demo;
 mod guarding;
+mod members;
+mod operations;
+mod orders;
 mod paying;
 mod reading;
 mod refunding;
 mod sandbox;
+mod security;
 mod serving;
 mod smoke;
 mod walking;

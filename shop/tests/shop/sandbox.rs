@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use argon2::Argon2;
+use argon2::password_hash::PasswordHasher;
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -82,6 +84,20 @@ impl Sandbox {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Makes a customer's account as the mails would, and answers its password.
+    pub(crate) fn make_member(&self, email: &str) -> String {
+        let password = format!("ripe jackfruit of {}", &email[..4]);
+        // Hashed once for all: the parameters are those of the shop.
+        let hash = Argon2::default().hash_password(password.as_bytes()).unwrap().to_string();
+        self.sql()
+            .execute(
+                "INSERT INTO users (email, password_hash, full_name) VALUES (?1, ?2, 'Anita Rao')",
+                (email, hash),
+            )
+            .unwrap();
+        password
     }
 
     pub(crate) fn serve(&self) -> Server {
@@ -173,6 +189,13 @@ impl Server {
 
     pub(crate) fn browser(&self) -> Browser {
         Browser::new(&self.address)
+    }
+
+    /// The most memory that it has held so far, bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn terminate(&self) {

@@ -264,3 +264,183 @@ fn count_refunds(transaction: &Transaction<'_>, order_id: i64) -> Result<()> {
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::db::placing::{self, NewOrder};
+    use crate::db::{migrations, open_or_create, seed};
+
+    /// A seeded database with one order of two pieces of product 1 that waits for ₹88.
+    fn waiting() -> (tempfile::TempDir, Connection) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut connection = open_or_create(&folder.path().join("store.db")).unwrap();
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+        migrations::apply(&mut connection, &migrations::in_folder(&home.join("migrations")).unwrap())
+            .unwrap();
+        seed::fill(&mut connection).unwrap();
+        let order = NewOrder {
+            idempotency_key: "0".repeat(32),
+            customer_name: "Lakshmi Rao".to_owned(),
+            phone: "9845012345".to_owned(),
+            email: Some("lakshmi@example.in".to_owned()),
+            address: "14, 3rd Cross".to_owned(),
+            city: "Bengaluru".to_owned(),
+            pincode: "560004".to_owned(),
+            pays_online: true,
+            user_id: None,
+            delivery_note: None,
+            slot: None,
+            substitution: "call",
+            lines: vec![(1, 2)],
+            seen_total_paise: None,
+        };
+        write(&mut connection, |transaction| placing::place(transaction, &order).unwrap());
+        (folder, connection)
+    }
+
+    fn write<T>(connection: &mut Connection, work: impl FnOnce(&Transaction<'_>) -> T) -> T {
+        let transaction = connection.transaction().unwrap();
+        let result = work(&transaction);
+        transaction.commit().unwrap();
+        result
+    }
+
+    fn number(connection: &Connection, sql: &str) -> i64 {
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn text(connection: &Connection, sql: &str) -> String {
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn pay(connection: &mut Connection, payment: &str) -> Paid {
+        let captured =
+            Captured { payment_id: payment.to_owned(), amount_paise: 8_800, currency: "INR".to_owned() };
+        write(connection, |transaction| mark_paid(transaction, 1, &captured).unwrap())
+    }
+
+    const STATE: &str = "SELECT state || ' ' || payment_status FROM orders";
+    const STOCK: &str = "SELECT stock FROM products WHERE id = 1";
+
+    fn expire(connection: &mut Connection) -> Vec<i64> {
+        connection.execute("UPDATE stock_holds SET expires_at = '2020-01-01T00:00:00Z'", []).unwrap();
+        write(connection, |transaction| expire_holds(transaction, 10).unwrap())
+    }
+
+    #[test]
+    fn a_payment_places_the_order_however_often_it_is_heard_of() {
+        let (_folder, mut connection) = waiting();
+        assert_eq!(text(&connection, STATE), "awaiting-payment pending");
+        assert_eq!(number(&connection, STOCK), 78, "held");
+        assert_eq!(number(&connection, "SELECT count(*) FROM outbox"), 0);
+        assert_eq!(pay(&mut connection, "pay_1"), Paid::Placed);
+        for _ in 0..3 {
+            assert_eq!(pay(&mut connection, "pay_1"), Paid::Already);
+        }
+        assert_eq!(text(&connection, STATE), "placed paid");
+        assert!(!holds_are_due(&connection).unwrap());
+        assert_eq!(expire(&mut connection), [] as [i64; 0], "what is paid does not expire");
+        assert_eq!(number(&connection, STOCK), 78);
+        assert_eq!(text(&connection, "SELECT group_concat(kind) FROM outbox"), "order-placed");
+    }
+
+    #[test]
+    fn a_wrong_amount_or_currency_changes_nothing() {
+        let (_folder, mut connection) = waiting();
+        for (amount_paise, currency) in
+            [(8_799, "INR"), (8_801, "INR"), (1, "INR"), (8_800, "USD"), (-8_800, "INR")]
+        {
+            let captured =
+                Captured { payment_id: "pay_1".to_owned(), amount_paise, currency: currency.to_owned() };
+            let paid = write(&mut connection, |transaction| mark_paid(transaction, 1, &captured).unwrap());
+            assert_eq!(paid, Paid::WrongAmount);
+        }
+        assert_eq!(text(&connection, STATE), "awaiting-payment pending");
+        let captured =
+            Captured { payment_id: "pay_1".to_owned(), amount_paise: 8_800, currency: "INR".to_owned() };
+        let paid = write(&mut connection, |transaction| mark_paid(transaction, 2, &captured).unwrap());
+        assert_eq!(paid, Paid::Unknown);
+    }
+
+    #[test]
+    fn an_unpaid_order_expires_and_a_late_payment_revives_it_while_there_are_goods() {
+        let (_folder, mut connection) = waiting();
+        assert!(!holds_are_due(&connection).unwrap());
+        assert_eq!(expire(&mut connection), [1]);
+        assert_eq!(expire(&mut connection), [] as [i64; 0]);
+        assert_eq!((text(&connection, STATE).as_str(), number(&connection, STOCK)), ("expired pending", 80));
+        assert_eq!(pay(&mut connection, "pay_1"), Paid::PlacedLate);
+        assert_eq!((text(&connection, STATE).as_str(), number(&connection, STOCK)), ("placed paid", 78));
+    }
+
+    #[test]
+    fn a_late_payment_for_goods_that_are_gone_goes_back_once() {
+        let (_folder, mut connection) = waiting();
+        expire(&mut connection);
+        connection.execute("UPDATE products SET stock = 1 WHERE id = 1", []).unwrap();
+        let Paid::RefundDue(refund) = pay(&mut connection, "pay_1") else { panic!("no refund") };
+        assert_eq!(pay(&mut connection, "pay_1"), Paid::Already);
+        assert_eq!(
+            (text(&connection, STATE).as_str(), number(&connection, STOCK)),
+            ("cancelled refunded", 1)
+        );
+        let due = "SELECT status || ' ' || amount_paise || ' ' || idempotency_key || ' ' || payment_id FROM refunds";
+        assert_eq!(text(&connection, due), "due 8800 refund-pay_1 pay_1");
+        write(&mut connection, |transaction| {
+            refund_pending(transaction, refund, "rfnd_1").unwrap();
+            refund_processed(transaction, refund, "rfnd_1").unwrap();
+            refund_failed(transaction, refund, "heard of late").unwrap();
+        });
+        assert_eq!(
+            text(&connection, "SELECT status FROM refunds"),
+            "processed",
+            "money that is back stays back"
+        );
+    }
+
+    #[test]
+    fn a_second_payment_goes_back_and_leaves_the_order_alone() {
+        let (_folder, mut connection) = waiting();
+        assert_eq!(pay(&mut connection, "pay_1"), Paid::Placed);
+        assert!(matches!(pay(&mut connection, "pay_2"), Paid::RefundDue(_)));
+        assert_eq!(pay(&mut connection, "pay_2"), Paid::Already);
+        assert_eq!(number(&connection, "SELECT count(*) FROM refunds"), 1);
+        assert_eq!(text(&connection, STATE), "placed paid");
+        assert_eq!(number(&connection, "SELECT refunded_paise FROM orders"), 0);
+        assert_eq!(text(&connection, "SELECT payment_id FROM payments"), "pay_1");
+    }
+
+    #[test]
+    fn a_payment_of_a_cancelled_order_goes_back() {
+        let (_folder, mut connection) = waiting();
+        write(&mut connection, |transaction| {
+            move_to(transaction, 1, State::Cancelled, Actor::Customer, "").unwrap()
+        });
+        assert_eq!(number(&connection, STOCK), 80);
+        assert!(matches!(pay(&mut connection, "pay_1"), Paid::RefundDue(_)));
+        assert_eq!(
+            (text(&connection, STATE).as_str(), number(&connection, STOCK)),
+            ("cancelled refunded", 80)
+        );
+    }
+
+    #[test]
+    fn a_refund_that_fails_is_owed_again() {
+        let (_folder, mut connection) = waiting();
+        pay(&mut connection, "pay_1");
+        let ask = |connection: &mut Connection, paise, key: &str| {
+            write(connection, |transaction| refund(transaction, 1, paise, "soft", Actor::Admin, key).unwrap())
+        };
+        let first = ask(&mut connection, 8_000, "refund-aaaaaaaaaa").unwrap();
+        assert_eq!(ask(&mut connection, 801, "refund-bbbbbbbbbb"), Err(RefundRefused::TooMuch));
+        assert_eq!(ask(&mut connection, 8_000, "refund-aaaaaaaaaa"), Err(RefundRefused::Twice));
+        assert_eq!(text(&connection, STATE), "placed part-refunded");
+        write(&mut connection, |transaction| refund_failed(transaction, first, "no balance").unwrap());
+        assert_eq!(text(&connection, STATE), "placed paid");
+        assert!(ask(&mut connection, 8_800, "refund-cccccccccc").is_ok());
+        assert_eq!(text(&connection, STATE), "placed refunded");
+    }
+}
