@@ -254,7 +254,7 @@ fn a_search_takes_every_sign_for_itself() {
         assert_eq!(found(one, &mut guest), 1, "{one}");
     }
     assert_eq!(found("'+OR+1%3D1--", &mut guest), 0);
-    for none in ["", "%25", "_", "%5C", "*", "%22", "NEAR(", "-"] {
+    for none in ["", "%25", "_", "%5C", "*", "%22", "-"] {
         assert_eq!(found(none, &mut guest), 0, "{none}");
     }
     assert_eq!(found("%E0%B2%AC%E0%B3%87%E0%B2%B3%E0%B3%86", &mut guest), 4, "Kannada names are found");
