@@ -107,6 +107,23 @@ fn door(port: u16, target: SocketAddr) -> Result<()> {
     }
 }
 
+/// Asks the door until so many wait.
+fn until_parked(count: usize, commands: &mut impl Write, answers: &mut impl BufRead) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        writeln!(commands, "parked?")?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        if line.trim() == count.to_string() {
+            return Ok(());
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(format!("only {} of {count} wait", line.trim()).into());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// So many requests wait at the held door; then it opens.
 fn parked(target: &str) -> Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -135,23 +152,10 @@ fn parked(target: &str) -> Result<()> {
         stream.write_all(b"POST /order HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 4\r\n\r\na=12")?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         clients.push(stream);
-        // The kernel keeps 4,096 that are not accepted yet, and has the next wait for a second.
+        // In waves: the kernel keeps 4,096 that are not accepted yet, and has the next wait for seconds.
         if clients.len().is_multiple_of(500) {
-            thread::sleep(Duration::from_millis(100));
+            until_parked(clients.len(), &mut commands, &mut answers)?;
         }
-    }
-    let begun = Instant::now();
-    loop {
-        writeln!(commands, "parked?")?;
-        let mut line = String::new();
-        answers.read_line(&mut line)?;
-        if line.trim() == PARKED.to_string() {
-            break;
-        }
-        if begun.elapsed() > Duration::from_secs(60) {
-            return Err(format!("only {} wait", line.trim()).into());
-        }
-        thread::sleep(Duration::from_millis(20));
     }
     let each = (memory(program.0.id())? - before) / PARKED as u64;
     let opened = Instant::now();
