@@ -145,6 +145,8 @@ fn parked(target: &str) -> Result<()> {
         Ok(line.split_whitespace().next().unwrap_or("0").parse::<u64>()? * 1024)
     };
     writeln!(commands, "hold")?;
+    // It has heard that once it has answered what comes after.
+    until_parked(0, &mut commands, &mut answers)?;
     let before = memory(program.0.id())?;
     let mut clients = Vec::with_capacity(PARKED);
     for _ in 0..PARKED {
