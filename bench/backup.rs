@@ -3,7 +3,8 @@
 //!
 //! A backup of Plimsoll's is read back and compared value by value and checked by SQLite; the others only copy, restic and
 //! Litestream into a form of their own. Settings: `PLIMSOLL_BENCH_MIB` (64), `PLIMSOLL_BENCH_ROUNDS` (5),
-//! `PLIMSOLL_BENCH_FOLDER` (the temporary folder), `PLIMSOLL_BENCH_PEERS` (all; names of peers, with commas).
+//! `PLIMSOLL_BENCH_FOLDER` (the temporary folder), `PLIMSOLL_BENCH_PEERS` (all; names of peers, with commas),
+//! `PLIMSOLL_BENCH_LIMIT` (seconds for one run; a minute and a second for each 4 MiB).
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -34,6 +35,7 @@ struct Run {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mebibytes, rounds) = (setting("PLIMSOLL_BENCH_MIB", 64)?, setting("PLIMSOLL_BENCH_ROUNDS", 5)?);
+    let limit = Duration::from_secs(setting("PLIMSOLL_BENCH_LIMIT", 60 + mebibytes / 4)?);
     let folder = std::env::var_os("PLIMSOLL_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::Builder::new().prefix("plimsoll-bench-").tempdir_in(folder)?;
     let database = dir.path().join("store.db");
@@ -56,11 +58,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let own = dir.path().join(format!("run-{round}-{place}"));
             std::fs::create_dir(&own)?;
             let writer = Writer::start(&database)?;
-            let done = watch(command(&database, &own));
+            let done = watch(command(&database, &own), limit);
             let waits = writer.stop()?;
             match done {
                 Some((took, cpu, memory)) => runs[place].push(Run { took, cpu, memory, waits }),
-                None if round == 0 => println!("{name:<16} SKIPPED: it is not installed here, or it failed"),
+                None if round == 0 => {
+                    println!("{name:<16} SKIPPED: not installed here, failed, or not done in {limit:?}")
+                }
                 None => {}
             }
             // Only one at a time needs its room, and nobody is measured while another one's pages are written out.
@@ -231,11 +235,17 @@ impl Writer {
 }
 
 /// Runs it to its end; how long it took, what it cost, and the most memory that it had at a look.
-fn watch(mut command: Command) -> Option<(Duration, Duration, u64)> {
+/// `None` when it fails, or goes on for longer than `limit`.
+fn watch(mut command: Command, limit: Duration) -> Option<(Duration, Duration, u64)> {
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
     let (mut memory, mut cpu) = (0, Duration::ZERO);
     loop {
+        // `sqlite3 .backup` begins again after every commit of another process, and may never end.
+        if begun.elapsed() > limit {
+            child.kill().and_then(|()| child.wait()).ok()?;
+            return None;
+        }
         // It forgets them when it ends, so it is asked often.
         memory = memory.max(high_water(child.id()));
         cpu = cpu.max(cost(child.id()));
