@@ -237,20 +237,19 @@ impl Writer {
 /// Runs it to its end; how long it took, what it cost, and the most memory that it had at a look.
 /// `None` when it fails, or goes on for longer than `limit`.
 fn watch(mut command: Command, limit: Duration) -> Option<(Duration, Duration, u64)> {
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), cost());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-    let (mut memory, mut cpu) = (0, Duration::ZERO);
+    let mut memory = 0;
     loop {
         // `sqlite3 .backup` begins again after every commit of another process, and may never end.
         if begun.elapsed() > limit {
             child.kill().and_then(|()| child.wait()).ok()?;
             return None;
         }
-        // It forgets them when it ends, so it is asked often.
+        // It forgets it when it ends, so it is asked often.
         memory = memory.max(high_water(child.id()));
-        cpu = cpu.max(cost(child.id()));
         if let Some(status) = child.try_wait().ok()? {
-            return status.success().then(|| (begun.elapsed(), cpu, memory));
+            return status.success().then(|| (begun.elapsed(), cost().saturating_sub(before), memory));
         }
         thread::sleep(Duration::from_millis(1));
     }
@@ -262,11 +261,12 @@ fn high_water(pid: u32) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// The time on all cores, in hundredths of a second, children that have ended included.
-fn cost(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, which may hold anything, ends with the last bracket; then state and, from the eleventh on, the times.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+/// What all programs that were started here and have ended have used of the processors, to a hundredth of a second.
+fn cost() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, which may hold anything, ends with the last bracket; the children's times are the fourteenth and fifteenth
+    // field after it.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
     Duration::from_millis(fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
 }
 
