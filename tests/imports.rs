@@ -8,32 +8,26 @@ use toml::{Table, Value};
 use crate::sources::{files, module, paths, test_modules, tokens, workspace};
 
 /// Our crates: where they are, and which of ours each may import. `testkit` is for tests only.
-const CRATES: [(&str, &str, &[&str]); 8] = [
+const CRATES: [(&str, &str, &[&str]); 7] = [
     ("plimsoll-core", "crates/core", &[]),
     ("plimsoll-host", "crates/host", &["plimsoll-core"]),
     ("plimsoll-proxy", "crates/proxy", &["plimsoll-core", "plimsoll-host"]),
-    ("plimsoll-dashboard", "crates/dashboard", &["plimsoll-core"]),
-    ("plimsoll", "crates/cli", &["plimsoll-core", "plimsoll-host", "plimsoll-proxy", "plimsoll-dashboard"]),
+    ("plimsoll", "crates/cli", &["plimsoll-core", "plimsoll-host", "plimsoll-proxy"]),
     ("plimsoll-testkit", "crates/testkit", &[]),
     ("greengrocer", "shop", &[]),
     ("razorpay-simulator", "simulator", &[]),
 ];
 
 /// The modules of the core, and which others each may import.
-const CORE: [(&str, &[&str]); 9] = [
+const CORE: [(&str, &[&str]); 7] = [
     ("check", &[]),
     ("plan", &[]),
     ("checklist", &[]),
-    ("notify", &[]),
-    ("watch", &["check"]),
-    ("ports", &["plan", "check", "record", "notify"]),
-    ("record", &["plan", "check", "ports", "notify", "watch"]),
-    ("engine", &["plan", "check", "record", "ports", "checklist", "notify"]),
+    ("ports", &["plan", "check", "record"]),
+    ("record", &["plan", "check", "ports"]),
+    ("engine", &["plan", "check", "record", "ports", "checklist"]),
     // Records hold failures, which are ports' values; the ports themselves are none of a report's business.
-    (
-        "report",
-        &["plan", "check", "record", "checklist", "notify", "watch", "ports::Failure", "ports::FailureKind"],
-    ),
+    ("report", &["plan", "check", "record", "checklist", "ports::Failure", "ports::FailureKind"]),
 ];
 
 /// Every rule that the workspace at `root` breaks, in words.

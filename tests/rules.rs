@@ -238,7 +238,7 @@ fn rule_06_a_journal_that_cannot_be_read_keeps_the_door_shut_and_is_named() {
 fn rule_07_live_and_finished_are_different_words_with_different_codes() {
     let mut sandbox = Sandbox::new();
     // Longer than a slow machine needs for enough requests to judge by; bad news end it early.
-    sandbox.configure("watch.errors_for = '15s'\nsmoke = [{ name = 'The first page loads', get = '/' }]");
+    sandbox.configure("watch.errors_for = '15s'\nwatch.rollback = false\nsmoke = [{ name = 'The first page loads', get = '/' }]");
     let serve = sandbox.serve();
     sandbox.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0).says("Live.");
     let buyers = Buyers::start(sandbox.port, 2);

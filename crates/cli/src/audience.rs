@@ -79,6 +79,11 @@ impl Onlooker {
         Onlooker { heard: Some(heard), ..self.clone() }
     }
 
+    /// Nobody looks on.
+    pub(crate) fn nobody() -> Self {
+        Onlooker::new(Arc::new(|_| {}), None, StopWish::default())
+    }
+
     /// The same, without a wish to stop and without questions: for the way back.
     pub(crate) fn deaf(&self) -> Onlooker {
         Onlooker::new(Arc::clone(&self.show), None, StopWish::default())

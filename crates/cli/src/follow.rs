@@ -107,8 +107,6 @@ impl<'a> Follow<'a> {
             | Event::Rehearsed { .. }
             | Event::Acknowledged { .. }
             | Event::Answered { .. }
-            | Event::Noted { .. }
-            | Event::Charted { .. }
             | Event::Signed { .. }
             | Event::Ended { .. } => {}
         }

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use plimsoll_core::engine::{Engine, Outcome};
+use plimsoll_core::notify::Occasion;
 use plimsoll_core::plan::{Limits, Release, ReleaseId, Step};
-use plimsoll_core::ports::{Clock, Failure, FailureKind, Journal, Ports, Service, Silent};
+use plimsoll_core::ports::{
+    Audience, Clock, Failure, FailureKind, Journal, Notifier, Ports, Service, Silent,
+};
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
 use plimsoll_host::audit;
 use plimsoll_host::clock::SystemClock;
@@ -27,8 +30,8 @@ use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::ledger::Ledger;
-use crate::notes;
-use crate::people::Person;
+use crate::people::{Person, Say};
+use crate::post;
 use crate::window::AgreedClock;
 use crate::wire::{Reply, Request};
 use crate::wiring;
@@ -39,6 +42,9 @@ const KEEP_RELEASES: usize = 5;
 const RESTART_GUESS_MS: u64 = 1_000;
 /// How long draining, stopping and proving take, when only the start has been measured.
 const STOP_GUESS_MS: u64 = 500;
+
+/// Who asks for a rollback that nobody asked for.
+const BY_ITSELF: &str = "plimsoll, by itself";
 
 /// Where `serve` listens for commands.
 pub(crate) fn socket(config: &Config) -> PathBuf {
@@ -84,6 +90,8 @@ pub(crate) struct Handles {
     pub(crate) pids_of: PidsOf,
     /// Told which release users are let in to.
     pub(crate) opened: Opened,
+    /// What the front door counted lately.
+    pub(crate) past: Option<plimsoll_host::watch::Past>,
 }
 
 /// See the module.
@@ -143,6 +151,21 @@ impl Station {
         &self.config
     }
 
+    /// The records.
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// The front door.
+    pub(crate) fn front(&self) -> Option<&Arc<FrontDoor>> {
+        self.front.as_ref()
+    }
+
+    /// Ways to the running app.
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
     /// The release folders.
     pub(crate) fn releases(&self) -> Releases {
         Releases::new(&self.config.app.root)
@@ -174,11 +197,15 @@ impl Station {
         let _alone = self.after_runs();
         let Some(run) = self.runs.unfinished()? else {
             self.write_missing_reports(onlooker);
+            self.finish_taking_back(onlooker);
             return Ok(());
         };
         match self.take_over(run, ended, Vec::new(), onlooker)? {
             Reply::Outcome { ending: None, failure: Some(failure), .. } => Err(failure),
-            _ => Ok(()),
+            _ => {
+                self.finish_taking_back(onlooker);
+                Ok(())
+            }
         }
     }
 
@@ -204,7 +231,9 @@ impl Station {
         if self.runs.folder(run).join("report.json").exists() {
             return;
         }
-        self.note(run, onlooker);
+        if let Err(failure) = self.write_reports(run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
+        }
     }
 
     fn gate(&self, run: u32) -> Box<dyn plimsoll_core::ports::Gate> {
@@ -222,9 +251,12 @@ impl Station {
         };
         self.busy.store(true, Ordering::SeqCst);
         let reply = match request {
-            Request::Deploy { revision, acknowledge, watch, by, approved_by, .. } => {
+            Request::Deploy { revision, acknowledge, watch, unlock, by, approved_by, .. } => {
                 let onlooker = onlooker.hearing(self.ledger.heard(approved_by, &by));
-                self.deploy(revision, acknowledge, watch, by, &onlooker)
+                let order = self.deployment(revision, acknowledge, watch, unlock, by);
+                order
+                    .and_then(|order| self.run(order, &onlooker))
+                    .map(|reply| self.back_if_bad(reply, &onlooker))
             }
             Request::Rehearse { revision, by } => self.rehearse(revision, by, &onlooker),
             Request::Rollback { to, dry_run, acknowledge, by, .. } => {
@@ -278,24 +310,139 @@ impl Station {
         }
     }
 
-    fn deploy(
+    fn deployment(
         &self,
         revision: Option<String>,
         acknowledged: Vec<String>,
         watch: bool,
+        unlock: Option<String>,
         by: String,
-        onlooker: &Onlooker,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Order, Failure> {
         self.nothing_open()?;
-        let order = Order {
+        if unlock.is_none()
+            && let Some((run, why)) = self.locked()
+        {
+            return Err(Failure {
+                kind: FailureKind::Blocked,
+                what: "the app is locked".into(),
+                why: format!("since run {run}: {why}"),
+                next: "when the cause is mended: plimsoll deploy --unlock \"WHY\"".into(),
+            });
+        }
+        Ok(Order {
             kind: Kind::Deploy,
             asked: revision,
             to: None,
             acknowledged,
             watch: watch && !self.config.watch.errors_for.is_zero(),
+            unlock,
             ..self.order(by)?
+        })
+    }
+
+    /// The run since which the app is locked, and why.
+    pub(crate) fn locked(&self) -> Option<(u32, String)> {
+        locked(&self.runs)
+    }
+
+    /// A release that the watch found bad is taken back by itself, where that loses nothing. Either way no other is
+    /// deployed until somebody says why.
+    fn back_if_bad(&self, reply: Reply, onlooker: &Onlooker) -> Reply {
+        match &reply {
+            Reply::Outcome { run: Some(run), ending: Some(Ending::Live), failure: Some(_), .. } => {
+                self.bad(*run, onlooker).unwrap_or(reply)
+            }
+            _ => reply,
+        }
+    }
+
+    /// Locks the app and takes the release of `run` back, when its watch found it bad and nobody has done so yet.
+    fn bad(&self, run: u32, onlooker: &Onlooker) -> Option<Reply> {
+        let state = State::fold(&self.runs.entries(run).ok()?);
+        let (Some((Step::Watch, failure)), None, Some(order)) =
+            (state.failure.clone(), &state.taken_back, state.order.clone())
+        else {
+            return None;
         };
-        self.run(order, onlooker)
+        let why = failure.to_string();
+        if state.locked.is_none() {
+            self.learn(run, Event::Locked { why: why.clone() }, onlooker);
+        }
+        let back = match order.from {
+            _ if !self.config.watch.rollback => Err("[watch].rollback is false".to_owned()),
+            None => Err("it is the first release: there is none to go back to".to_owned()),
+            Some(from) => {
+                self.busy.store(true, Ordering::SeqCst);
+                let by = format!("{BY_ITSELF}: run {run} was bad");
+                self.rollback(Some(&from.0), false, Vec::new(), by, &onlooker.deaf())
+                    .map_err(|f| f.to_string())
+            }
+        };
+        let reply = match back {
+            Ok(Reply::Outcome { run: Some(back), ending: Some(Ending::RolledBack), message, .. }) => {
+                self.learn(run, Event::TakenBack { run: back, why: why.clone() }, onlooker);
+                let failure = Failure::failed(
+                    "the release was bad after the switch and has been rolled back",
+                    why,
+                    format!(
+                        "plimsoll show {run} has the evidence; mend it, then: plimsoll deploy --unlock \"WHY\""
+                    ),
+                );
+                let message = format!("{message} The app is locked.");
+                let (run, ending, exit) = (Some(run), Some(Ending::RolledBack), exit::ROLLED_BACK);
+                Reply::Outcome { run, ending, exit, message, failure: Some(failure) }
+            }
+            other => {
+                let kept = match other {
+                    Err(why) => why,
+                    Ok(Reply::Outcome { message, .. }) => message,
+                    Ok(_) => "the rollback gave no outcome".to_owned(),
+                };
+                let what = format!("not rolled back by itself: {kept}");
+                self.learn(run, Event::Warned { what: what.clone() }, onlooker);
+                let failure = Failure::failed(
+                    "the release is bad and goes on serving",
+                    format!("{why}; {what}"),
+                    "look at it now: plimsoll watch; go back with: plimsoll rollback",
+                );
+                let (_, _, message) = state.ended?;
+                let message = format!("{message} The app is locked.");
+                let (run, ending, exit) = (Some(run), Some(Ending::Live), exit::LIVE_BUT);
+                Reply::Outcome { run, ending, exit, message, failure: Some(failure) }
+            }
+        };
+        self.report_again(run, onlooker);
+        self.tell_end(run, onlooker);
+        Some(reply)
+    }
+
+    /// A crash between the end of a bad run and its rollback, or before the rollback was noted.
+    fn finish_taking_back(&self, onlooker: &Onlooker) {
+        let Ok(runs) = self.runs.list() else { return };
+        let Some(last) = runs.last() else { return };
+        let state = |run: &u32| self.runs.entries(*run).map(|entries| State::fold(&entries)).ok();
+        let Some(newest) = state(last) else { return };
+        if newest.locked.is_some() {
+            if newest.release.map(|r| r.id) == self.releases().current().ok().flatten() {
+                self.bad(*last, onlooker);
+            }
+            return;
+        }
+        let Some((earlier, order)) = runs.iter().rev().nth(1).zip(newest.order) else { return };
+        let Some(bad) = state(earlier).filter(|bad| bad.taken_back.is_none()) else { return };
+        let went_back = order.kind == Kind::Rollback && order.from == bad.release.map(|r| r.id);
+        if let (true, Some(why), Some((Ending::RolledBack, ..))) = (went_back, bad.locked, newest.ended) {
+            self.learn(*earlier, Event::TakenBack { run: *last, why }, onlooker);
+            let _ = self.write_reports(*earlier);
+        }
+    }
+
+    /// Notes what is learnt of a run after its end.
+    pub(crate) fn learn(&self, run: u32, event: Event, onlooker: &Onlooker) {
+        match self.runs.add(run, event) {
+            Ok(entry) => onlooker.show(plimsoll_core::ports::News::Entry(&entry)),
+            Err(error) => onlooker.line(&format!("not noted in run {run}: {error}")),
+        }
     }
 
     fn rehearse(&self, revision: Option<String>, by: String, onlooker: &Onlooker) -> Result<Reply, Failure> {
@@ -424,13 +571,19 @@ impl Station {
             downtime = Downtime::new(service.as_mut(), &self.runs, order.run, asked);
             &mut downtime
         };
+        // What a release that turned bad leads to is told once, at its end.
+        let mut notifier: Box<dyn Notifier> = if order.by.starts_with(BY_ITSELF) {
+            Box::new(Silent)
+        } else {
+            Box::new(post::post(&self.config))
+        };
         let ports = Ports {
             source: &mut source,
             database: &mut database,
             service,
             gate: gate.as_mut(),
             probe: &mut probe,
-            notifier: &mut Silent,
+            notifier: &mut *notifier,
             journal,
             audience: onlooker,
             clock: &AgreedClock::of(&self.config),
@@ -445,8 +598,11 @@ impl Station {
         if let Err(error) = self.runs.release_room(run) {
             onlooker.line(&format!("room kept for the journal could not be freed: {error}"));
         }
-        self.note(run, onlooker);
+        if let Err(failure) = self.write_reports(run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
+        }
         drop(over);
+        self.tell_end(run, onlooker);
         if outcome.ending == Some(Ending::Live) {
             let mut keep = Vec::new();
             if let Ok(entries) = self.runs.entries(run) {
@@ -463,26 +619,48 @@ impl Station {
         &self.ledger
     }
 
-    /// What is noted at the end of a run, and its reports. Nothing here changes how it ended.
-    fn note(&self, run: u32, onlooker: &Onlooker) {
-        let entries = self.runs.entries(run).unwrap_or_default();
-        let over = State::fold(&entries).is_over();
-        let mut events = Vec::new();
-        if over {
-            events.push(Event::Noted { checks: notes::noted(&self.config, &self.runs, &entries) });
-            events.extend(notes::charted(&self.runs, run));
+    /// Tells how a run ended. One that the watch found bad is told of when it is known what becomes of it.
+    fn tell_end(&self, run: u32, onlooker: &Onlooker) {
+        let Ok(entries) = self.runs.entries(run) else { return };
+        let state = State::fold(&entries);
+        let bad = matches!(state.failure, Some((Step::Watch, _))) && state.locked.is_none();
+        let occasion = match &state.ended {
+            Some((Ending::Live, exit::DONE, _)) => Occasion::Done,
+            Some((Ending::Live, ..)) if bad => return,
+            Some((Ending::RolledBack, ..)) => Occasion::RolledBack,
+            _ => Occasion::Failed,
+        };
+        self.tell(run, occasion, &state, onlooker);
+    }
+
+    /// Puts a message about a run that has ended into the outbox.
+    pub(crate) fn tell(&self, run: u32, occasion: Occasion, state: &State, onlooker: &Onlooker) {
+        for told in post::post(&self.config).tell(occasion, state) {
+            self.learn(run, Event::Told { told }, onlooker);
         }
-        for event in events {
-            if let Err(error) = self.runs.add(run, event) {
-                onlooker.line(&format!("run {run} could not be noted: {error}"));
-            }
+    }
+
+    /// What somebody says to a run; a signature is told.
+    pub(crate) fn hear(&self, run: Option<u32>, what: Say) -> Reply {
+        let signs = matches!(what, Say::Sign { .. });
+        let reply = self.ledger.hear(run, what);
+        if let (true, Reply::Outcome { run: Some(run), failure: None, .. }) = (signs, &reply)
+            && let Ok(entries) = self.runs.entries(*run)
+        {
+            self.tell(*run, Occasion::Signed, &State::fold(&entries), &Onlooker::nobody());
         }
-        if let Err(error) = audit::write_reports(&self.runs, run) {
-            onlooker.line(&format!("the report of run {run} could not be written: {error}"));
+        reply
+    }
+
+    /// Writes the reports of a run anew, with what has been learnt since.
+    pub(crate) fn report_again(&self, run: u32, onlooker: &Onlooker) {
+        if let Err(failure) = self.write_reports(run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
         }
-        if over && let Err(why) = notes::write_beside(&self.config, &self.runs, run) {
-            onlooker.line(&format!("the operations changelog could not be written: {why}"));
-        }
+    }
+
+    fn write_reports(&self, run: u32) -> Result<(), Failure> {
+        Ok(audit::write_reports(&self.runs, run)?)
     }
 
     /// Where a question whether to go on waits, and its answer comes from.
@@ -670,6 +848,21 @@ fn as_rollback(reply: Reply, aside: bool) -> Reply {
         }
         other => other,
     }
+}
+
+/// The run since which an app is locked, and why: the newest run that says anything about it decides.
+pub(crate) fn locked(runs: &Runs) -> Option<(u32, String)> {
+    for run in runs.list().ok()?.into_iter().rev() {
+        let Ok(entries) = runs.entries(run) else { continue };
+        let state = State::fold(&entries);
+        if let Some(why) = state.locked {
+            return Some((run, why));
+        }
+        if state.order.is_some_and(|order| order.unlock.is_some()) {
+            return None;
+        }
+    }
+    None
 }
 
 /// Takes the app's lock.

@@ -14,7 +14,7 @@ use plimsoll_host::clock::SystemClock;
 use plimsoll_host::database::{self, Keep, RunDatabase};
 use plimsoll_host::journal::Runs;
 use plimsoll_host::logfile::LogFile;
-use plimsoll_host::probe::prove::{self, AppProbe, Seen};
+use plimsoll_host::probe::prove::{self, AppProbe};
 use plimsoll_host::process::base_env;
 use plimsoll_host::release::{self, GitSource, Releases};
 use plimsoll_host::service::{
@@ -22,13 +22,15 @@ use plimsoll_host::service::{
     Workers, command_words,
 };
 use plimsoll_host::sqlite::Stop;
+use plimsoll_host::watch::{self, logs, query::Query};
 use plimsoll_proxy::door::Door;
 use plimsoll_proxy::{FrontDoor, Target};
 
 use crate::audience::Onlooker;
-use crate::config::{self, Config, DatabaseUrl, Migrations, ServiceKind, WorkerKind, reveal_all};
+use crate::config::{self, Config, DatabaseUrl, LogSource, Migrations, ServiceKind, WorkerKind, reveal_all};
 use crate::error::Error;
 use crate::follow;
+use crate::past;
 use crate::rehearsing;
 use crate::station::Handles;
 
@@ -191,6 +193,7 @@ pub(crate) fn others_service(config: &Config) -> Result<(Box<dyn Service + Send>
         address_of: Arc::new(move |_: &ReleaseId| Some(address)),
         pids_of: Arc::new(|_: &ReleaseId| Vec::new()),
         opened: Arc::new(|_: &ReleaseId| {}),
+        past: None,
     };
     Ok((Box::new(service), handles))
 }
@@ -306,14 +309,7 @@ pub(crate) fn probe(
     let keep = database.as_ref().map(|file| Keep::new(&runs.folder(order.run), file, order.run));
     let url = config.front.as_ref().and_then(|front| front.public_url.as_ref());
     let stop = onlooker.clone();
-    let traffic = front.map(|front| {
-        let front = Arc::clone(front);
-        let traffic: prove::Traffic = Arc::new(move || {
-            let counts = front.traffic();
-            Seen { requests: counts.answered(), errors: counts.server_error }
-        });
-        traffic
-    });
+    let watch = self::watch(config, runs.folder(order.run), front, handles, onlooker);
     AppProbe::new(prove::Settings {
         tests: config.smoke.clone(),
         public_url: url.map(|url| format!("{}://{}", url.scheme(), url.host)),
@@ -321,11 +317,62 @@ pub(crate) fn probe(
         keep,
         address_of: Arc::clone(&handles.address_of),
         pids_of: Arc::clone(&handles.pids_of),
-        health: health(config),
-        traffic,
-        errors_for: config.watch.errors_for,
+        watch,
         stop: Arc::new(move || stop.stop_asked().is_some()),
     })
+}
+
+/// The watch over a release that users are let in to.
+pub(crate) fn watch(
+    config: &Config,
+    run_folder: PathBuf,
+    front: Option<&Arc<FrontDoor>>,
+    handles: &Handles,
+    onlooker: &Onlooker,
+) -> watch::Settings {
+    let counters = front.map(|front| {
+        let front = Arc::clone(front);
+        let counters: watch::Counters = Arc::new(move || past::traffic(&front));
+        counters
+    });
+    let source = |source: &LogSource| match source {
+        LogSource::File(file) => logs::Source::File(file.clone()),
+        LogSource::Unit(unit) => logs::Source::Unit(unit.clone()),
+    };
+    let url = config.front.as_ref().and_then(|front| front.public_url.as_ref());
+    let stop = onlooker.clone();
+    let queries = config.queries.iter().cloned().map(|query| {
+        let config::Query { name, url, pointer, at_most, at_least } = query;
+        Query { name, url, pointer, at_most, at_least }
+    });
+    watch::Settings {
+        traffic: counters,
+        past: handles.past.clone(),
+        logs: config
+            .logs
+            .iter()
+            .map(|log| logs::Settings {
+                source: source(&log.source),
+                error: log.error.clone(),
+                slow: log.slow.clone(),
+            })
+            .collect(),
+        secrets: secrets(config),
+        database: config.database_file().map(PathBuf::from),
+        tables: config.database.tables.clone(),
+        counts: config.watch.counts.clone(),
+        queries: queries.collect(),
+        tests: config.smoke.clone(),
+        door: front.map(|front| front.local_addr()),
+        public_url: url.map(|url| format!("{}://{}", url.scheme(), url.host)),
+        address_of: Arc::clone(&handles.address_of),
+        pids_of: Arc::clone(&handles.pids_of),
+        health: health(config),
+        errors_for: config.watch.errors_for,
+        every: config.watch.every,
+        run_folder,
+        stop: Arc::new(move || stop.stop_asked().is_some()),
+    }
 }
 
 /// The app that runs inside `plimsoll serve`; it is kept running from the moment users are let in to it.
@@ -354,6 +401,7 @@ pub(crate) fn own_service(
             ours.filter_map(|app| u32::try_from(app.pid).ok()).collect()
         }),
         opened: Arc::new(move |release: &ReleaseId| supervised.supervise(release, Arc::clone(&told))),
+        past: None,
     };
     Ok((service, handles))
 }

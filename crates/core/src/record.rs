@@ -6,7 +6,6 @@ use crate::check::Check;
 use crate::notify::{Delivery, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind, Moment};
-use crate::watch::Sample;
 
 /// The version of the record format written by this program; see `docs/record-format.md`.
 pub const FORMAT: u32 = 1;
@@ -289,16 +288,6 @@ pub enum Event {
         /// Every check that was made.
         checks: Vec<Check>,
     },
-    /// What was seen around the run and belongs to none of its steps: contacts, clean-up, what is due next. Follows the end.
-    Noted {
-        /// What was seen.
-        checks: Vec<Check>,
-    },
-    /// What went through the door around the switch, thinned out for a picture; the newest counts. Follows the end.
-    Charted {
-        /// In the order of time.
-        samples: Vec<Sample>,
-    },
     /// The app is locked: no deployment until somebody says why with `--unlock`. Follows the end.
     Locked {
         /// Why.
@@ -413,6 +402,8 @@ pub struct State {
     pub warnings: Vec<String>,
     /// Messages, each as it stands now.
     pub told: Vec<Told>,
+    /// What was seen after the end, in order.
+    pub watched: Vec<Check>,
     /// Spots that were checked, milliseconds after the commit point.
     pub spots: Vec<u64>,
     /// Why the app is locked since this run.
@@ -472,6 +463,7 @@ impl State {
                     self.warnings.push(format!("{group} could not be told by {way}: {why}"));
                 }
             }
+            Event::Watched { check } => self.watched.push(check.clone()),
             Event::SpotChecked { spot_ms, .. } => self.spots.push(*spot_ms),
             Event::Locked { why } => self.locked = Some(why.clone()),
             Event::TakenBack { run, why } => {
@@ -484,8 +476,7 @@ impl State {
             Event::Ended { ending, exit, message, .. } => {
                 self.ended = Some((*ending, *exit, message.clone()));
             }
-            Event::UndoingStep { .. } | Event::TakenOver { .. } | Event::Watched { .. } => {}
-            Event::Noted { .. } | Event::Charted { .. } => {}
+            Event::UndoingStep { .. } | Event::TakenOver { .. } => {}
         }
     }
 

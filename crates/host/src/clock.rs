@@ -40,6 +40,11 @@ impl SystemClock {
 pub(crate) fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
+        // For tests of a reboot.
+        #[cfg(debug_assertions)]
+        if let Ok(id) = std::env::var("PLIMSOLL_BOOT_ID") {
+            return id;
+        }
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
     })

@@ -1,6 +1,5 @@
 //! The real machine behind the core's ports: SQLite, git, processes, the journal.
 
-pub mod archive;
 pub mod audit;
 pub mod backups;
 pub mod clock;
@@ -10,10 +9,11 @@ pub mod durable;
 pub mod journal;
 pub mod lock;
 pub mod logfile;
+pub mod notify;
 pub mod probe;
 pub mod process;
-pub mod redact;
 pub mod rehearsal;
 pub mod release;
 pub mod service;
 pub mod sqlite;
+pub mod watch;

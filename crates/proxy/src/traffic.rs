@@ -144,6 +144,11 @@ impl Latency {
         Some(Duration::from_micros(bucket_end(at)))
     }
 
+    /// The upper limit of every bucket, microseconds, with how many answers are in it; empty ones left out.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().enumerate().filter(|(_, count)| **count > 0).map(|(at, count)| (bucket_end(at), *count))
+    }
+
     /// How many answers it holds.
     pub fn count(&self) -> u64 {
         self.0.iter().sum()

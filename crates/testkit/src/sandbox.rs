@@ -81,12 +81,6 @@ impl Sandbox {
         self._disk.as_ref()
     }
 
-    /// Another port that is free, for something else that listens.
-    #[must_use]
-    pub fn spare_port(&self) -> u16 {
-        free_port()
-    }
-
     /// The live database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
@@ -250,6 +244,20 @@ impl Sandbox {
     /// Sends a signal to a process; one that is gone already is fine.
     pub fn signal(&self, pid: u32, signal: Signal) {
         processes::signal(pid, signal);
+    }
+
+    /// Their process ids.
+    #[must_use]
+    pub fn app_pids(&self) -> Vec<rustix::process::Pid> {
+        let all = processes::of(self.folder.path());
+        let apps = all.into_iter().filter(|process| process.command.contains("scripted-app"));
+        apps.filter_map(|process| rustix::process::Pid::from_raw(i32::try_from(process.pid).ok()?)).collect()
+    }
+
+    /// The newest commit, as it is in the name of a release.
+    #[must_use]
+    pub fn repo_head(&self) -> String {
+        self.repo.git(&["rev-parse", "HEAD"]).trim().get(..7).unwrap_or_default().to_owned()
     }
 
     /// The journal of a run, an entry a line.

@@ -17,9 +17,13 @@ use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::follow::Follow;
 use crate::people::Person;
+use crate::post;
 use crate::station::{self, Station, needs_serve};
 use crate::ui::{Ui, took_words};
 use crate::wire::{Reply, Request, Word};
+
+/// How long a command that ends with its run goes on sending messages.
+const SENDING: Duration = Duration::from_secs(10);
 
 /// `plimsoll deploy`
 pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Arc<Ui>) -> Result<(), Error> {
@@ -29,6 +33,7 @@ pub(crate) fn deploy(config: &Config, args: &DeployArgs, ui: &Arc<Ui>) -> Result
         ask: !args.yes && ui.can_ask(),
         acknowledge: args.acknowledge.clone(),
         watch: !args.no_watch,
+        unlock: args.unlock.clone(),
         by: format!("{}{}", station::person(), approved.unwrap_or_default()),
         approved_by: args.approved_by.clone(),
     };
@@ -268,7 +273,8 @@ fn local(config: &Config, request: Request, ui: &Ui, follow: &mut Follow<'_>) ->
         let _ended = ended;
         let asked = station::asks(&request).then_some(ask);
         let onlooker = Onlooker::new(Arc::clone(&show), asked, stop);
-        let outcome = station.carry_out(request, onlooker);
+        let outcome = station.carry_out(request, onlooker.clone());
+        post::send_for(&station, SENDING, &onlooker);
         show(&outcome);
     });
     for next in replies {

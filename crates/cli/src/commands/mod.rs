@@ -6,15 +6,15 @@ mod backup;
 mod check;
 mod confine;
 mod deploy;
-mod diagnose;
 mod history;
 mod init;
 mod install;
-mod manual;
 mod migrate;
+mod notify_test;
 mod people;
 mod serve;
 mod verify;
+mod watch;
 
 use std::sync::Arc;
 
@@ -44,13 +44,12 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Rollback(rollback) => deploy::rollback(&config()?, rollback, ui),
         Command::Resume => deploy::resume(&config()?, ui),
         Command::Status => history::status(&config()?, ui),
+        Command::Watch(watch) => watch::watch(&config()?, watch, ui),
+        Command::NotifyTest => notify_test::notify_test(&config()?, ui),
         Command::History => history::history(&config()?, ui),
         Command::Show(show) => history::show(&config()?, show, ui),
         Command::Answer(answer) => people::answer(&config()?, answer, ui),
         Command::Sign(sign) => people::sign(&config()?, sign, ui),
-        Command::Diagnose(diagnose) => diagnose::diagnose(&config()?, diagnose, &args.global.directory, ui),
-        Command::Completions(completions) => manual::completions(completions, ui),
-        Command::Man(man) => manual::man(man, ui),
         Command::Audit => audit::audit(&config()?, ui),
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
         Command::Migrate(migrate) => migrate::migrate(&args.global, migrate, ui),

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::ports::{Failure, Service};
-use plimsoll_dashboard::Dashboard;
 use plimsoll_host::journal::Runs;
 use plimsoll_host::logfile::LogFile;
 use plimsoll_host::process::{become_subreaper, reap_orphans};
@@ -23,12 +22,14 @@ use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::inherited::{self, Way};
-use crate::pages::{self, Pages};
+use crate::past;
 use crate::people::Person;
+use crate::post;
 use crate::readiness;
 use crate::renewal::{self, Renewal};
-use crate::station::{self, Pending, Station};
+use crate::station::{self, Handles, Pending, Station};
 use crate::ui::Ui;
+use crate::watcher;
 use crate::wire::{Reply, Request, Status, Word};
 use crate::wiring;
 
@@ -80,6 +81,8 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     for what in &ended {
         ui.say(&format!("left over from before: {what}"));
     }
+    let past = front.as_ref().map(|front| past::keep(front, config.watch.errors_for));
+    let handles = Handles { past, ..handles };
     let station = Station::new(config, lock, front.clone(), service, handles);
     let served = Arc::new(Served { station, front, app, trouble: Mutex::default() });
     let control = Control::bind(&station::socket(config)).map_err(control_error)?;
@@ -87,7 +90,6 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR2])
         .map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
 
-    let dashboard = dashboard(&served)?;
     let (booting, said) = (Arc::clone(&served), Arc::clone(ui));
     thread::spawn(move || booting.boot(ended, &said));
     let accepting = Arc::clone(&served);
@@ -103,14 +105,15 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
             let _ = reap_orphans();
         }
     });
+    let (sending, watching) = (Arc::clone(&served), Arc::clone(&served));
+    let (quiet, shown) = (Onlooker::nobody(), Arc::clone(ui));
+    thread::spawn(move || post::send_forever(&sending.station, &quiet));
+    thread::spawn(move || watcher::watch_forever(&watching.station, &shown));
     let where_to = match &served.front {
         Some(front) => format!("{}: front door on {}", config.app.name, front.local_addr()),
         None => format!("{}: no front door", config.app.name),
     };
     ui.say(&where_to);
-    if let Some(dashboard) = &dashboard {
-        ui.say(&format!("dashboard on http://{}", dashboard.address()));
-    }
     readiness::ready(&where_to);
     for signal in signals.forever() {
         match signal {
@@ -132,33 +135,9 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     }
     readiness::stopping();
     ui.say("stopping: no new requests; what is running is finished first");
-    drop(dashboard);
     let result = served.close(config);
     let _ = std::fs::remove_file(station::socket(config));
     result.map_err(failed)
-}
-
-/// The pages, when they are configured.
-fn dashboard(served: &Arc<Served>) -> Result<Option<Dashboard>, Error> {
-    let config = served.station.config();
-    let Some(settings) = &config.dashboard else { return Ok(None) };
-    let listener = TcpListener::bind(settings.listen).map_err(|error| {
-        Error::usage(format!("the dashboard cannot listen on {}", settings.listen))
-            .why(error.to_string())
-            .state("nothing was started")
-            .next("choose another [dashboard].listen")
-    })?;
-    let (asked, answering) = (Arc::clone(served), Arc::clone(served));
-    let pages = Pages {
-        config: config.clone(),
-        ledger: Arc::clone(served.station.ledger()),
-        front: served.front.clone(),
-        status: Box::new(move || asked.status()),
-        go_ahead: Box::new(move |yes, by| answering.station.go_ahead(yes, by)),
-    };
-    let dashboard = Dashboard::start(listener, pages::login(settings)?, Arc::new(pages))
-        .map_err(|error| Error::failed("the dashboard cannot be started").why(error.to_string()))?;
-    Ok(Some(dashboard))
 }
 
 /// The app that still runs from before, when nothing else is open: then it is what would be started now.
@@ -290,11 +269,6 @@ impl Served {
             status.serving = front.target().map(|target| target.target().release.clone());
             (status.requests, status.errors) = (counts.answered(), counts.server_error);
             status.waiting = counts.parked;
-            let ms = |share| counts.latency.quantile(share).map(|took| took.as_secs_f64() * 1_000.0);
-            (status.p50_ms, status.p99_ms) = (ms(0.5), ms(0.99));
-            if counts.requests > 0 {
-                status.recent = pages::recent(front);
-            }
         }
         if let Some(app) = &self.app {
             status.trouble.extend(app.trouble());
@@ -372,7 +346,7 @@ fn converse(served: &Served, mut session: Session) {
         return;
     }
     let said = match request {
-        Request::Say { run, what } => Err(served.station.ledger().hear(run, what)),
+        Request::Say { run, what } => Err(served.station.hear(run, what)),
         Request::GoAhead { yes, by } => Err(served.station.go_ahead(yes, by)),
         run => Ok(run),
     };

@@ -29,8 +29,9 @@ pub(crate) use duration::show as show_duration;
 pub(crate) use mistake::ConfigError;
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
 pub(crate) use sections::{
-    App, Build, Commands, Dashboard, Database, Front, Log, LogSource, Migrations, Notify, Occasion, People,
-    Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, Window, Worker, WorkerKind,
+    App, Build, Commands, Dashboard, Database, Front, Log, LogSource, MailTls, Migrations, Notify, Occasion,
+    People, Query, Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, WebhookKind, Window,
+    Worker, WorkerKind,
 };
 pub(crate) use url::{DatabaseUrl, Destination, Listen, PublicUrl};
 
@@ -64,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) logs: Vec<Log>,
     /// `[watch]`
     pub(crate) watch: Watch,
+    /// `[[query]]`, in the order of the file.
+    pub(crate) queries: Vec<Query>,
     /// `[backup]`
     pub(crate) backup: Backup,
     /// `[window]`; `None` when any time will do.
@@ -77,6 +80,7 @@ pub(crate) struct Config {
     /// `[people]`
     pub(crate) people: People,
     /// `[dashboard]`; `None` when no pages are served.
+    #[allow(dead_code, reason = "the pages come next")]
     pub(crate) dashboard: Option<Dashboard>,
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::form::{app_name, command, commands, git_url, path, settings, within};
+use super::form::{app_name, command, commands, git_url, path, pointer, settings, within};
 use super::mistake::{Mistake, Mistakes, Unfit};
 use super::secret::Secret;
 use super::table::{At, Table};
 use super::url::{self, DatabaseUrl, PublicUrl};
 use super::{
-    App, Build, Config, Database, Front, Migrations, Rehearsal, Source, Watch, backup, duration, expect,
-    people, service, smoke, team,
+    App, Build, Config, Database, Front, Migrations, Query, Rehearsal, Source, Watch, backup, duration,
+    expect, people, service, smoke, team,
 };
 
 /// Reads the whole file. `replaced` says that bytes which are no text were replaced in it.
@@ -48,10 +48,11 @@ fn sections(path: &Path, file: &Table<'_>) -> Option<Config> {
     let workers = service::workers(file);
     let logs = file.tables("log").iter().filter_map(|t| service::log(t, &root)).collect();
     let watch = file.table("watch").map(|t| watch(&t)).unwrap_or_default();
+    let queries = file.tables("query").iter().filter_map(query).collect();
     let backup = backup::backup(file.table("backup").as_ref(), &root);
     let window = file.table("window").and_then(|t| team::window(&t));
     let notify = team::notify(file);
-    let smtp = team::smtp(file.table("smtp").as_ref());
+    let smtp = team::smtp(file.table("smtp").as_ref(), &root);
     let contacts = plain(file.names("contacts"));
     let people = people::people(file.table("people").as_ref());
     let dashboard = file.table("dashboard").and_then(|t| people::dashboard(&t));
@@ -68,6 +69,7 @@ fn sections(path: &Path, file: &Table<'_>) -> Option<Config> {
         workers,
         logs,
         watch,
+        queries,
         backup,
         window,
         notify,
@@ -219,5 +221,32 @@ fn watch(table: &Table<'_>) -> Watch {
         }
         counts.insert(name, sql.value);
     }
-    Watch { errors_for: errors_for.map_or(Duration::from_secs(600), |e| e.value), spots, counts }
+    let usual = Watch::default();
+    Watch {
+        errors_for: errors_for.map_or(Duration::from_secs(600), |e| e.value),
+        spots,
+        counts,
+        every: table.limit("every").map_or(usual.every, |e| e.value),
+        closely_for: table.limit("closely_for").map_or(usual.closely_for, |e| e.value),
+        rollback: table.flag("rollback").unwrap_or(usual.rollback),
+    }
+}
+
+fn query(table: &Table<'_>) -> Option<Query> {
+    let name = table.required("name", "\"5xx share\"");
+    let url = table.required("url", "\"http://127.0.0.1:9090/api/v1/query?query=...\"");
+    let url = url.and_then(|url| {
+        table.fit(url, |text| match text.starts_with("http://") || text.starts_with("https://") {
+            true => Ok(text.to_owned()),
+            false => Err(Unfit::new(format!("`{text}` is not a URL"), "begin it with http:// or https://")),
+        })
+    });
+    let pointer = table.parsed("pointer", pointer).map(|p| p.value);
+    let (at_most, at_least) = (table.figure("at_most"), table.figure("at_least"));
+    if !table.has("at_most") && !table.has("at_least") {
+        let what = "it must be said which figure is bad".to_owned();
+        table.mistakes().missing(Some(&table.span()), what, "for example: at_most = 0.05");
+    }
+    let pointer = pointer.unwrap_or_else(|| plimsoll_host::watch::query::PROMETHEUS.to_owned());
+    Some(Query { name: name?.value, url: url?.value, pointer, at_most, at_least })
 }

@@ -181,6 +181,8 @@ pub(crate) struct Log {
     pub(crate) source: LogSource,
     /// Matches a line that tells of an error. Default: `(?i)error|traceback`.
     pub(crate) error: Regex,
+    /// Matches a line that tells of a slow query. Default: none.
+    pub(crate) slow: Option<Regex>,
 }
 
 /// Where log lines come from.
@@ -192,8 +194,23 @@ pub(crate) enum LogSource {
     Unit(String),
 }
 
+/// `[[query]]`: a figure of Prometheus, or of any page that answers JSON.
+#[derive(Clone, Debug)]
+pub(crate) struct Query {
+    /// What is asked.
+    pub(crate) name: String,
+    /// Where.
+    pub(crate) url: String,
+    /// JSON pointer to the figure. Default: where Prometheus has it.
+    pub(crate) pointer: String,
+    /// Bad above this. Default: none.
+    pub(crate) at_most: Option<f64>,
+    /// Bad below this. Default: none.
+    pub(crate) at_least: Option<f64>,
+}
+
 /// `[watch]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watch {
     /// How long a deployment looks at errors before it is done. Default: 10 minutes, and nothing at all when the
     /// file has no `[watch]`.
@@ -202,6 +219,26 @@ pub(crate) struct Watch {
     pub(crate) spots: Vec<Duration>,
     /// Name to SQL that counts something since `:since`. Default: none.
     pub(crate) counts: BTreeMap<String, String>,
+    /// How often what costs more than a glance is looked at: counts, pages, memory, disk. Default: 5 seconds.
+    pub(crate) every: Duration,
+    /// How long after the commit point it is looked at that often; later it is a twelfth as often. Default: 1 hour.
+    pub(crate) closely_for: Duration,
+    /// Whether a release that is bad within `errors_for` is rolled back by itself, where that loses nothing. Default: true.
+    pub(crate) rollback: bool,
+}
+
+impl Default for Watch {
+    /// Without `[watch]` a deployment does not wait, and nothing is rolled back by itself.
+    fn default() -> Watch {
+        Watch {
+            errors_for: Duration::ZERO,
+            spots: Vec::new(),
+            counts: BTreeMap::new(),
+            every: Duration::from_secs(5),
+            closely_for: Duration::from_secs(3_600),
+            rollback: true,
+        }
+    }
 }
 
 /// `[window]`: when users may meet a maintenance page, because a change takes longer than requests can wait.
@@ -224,6 +261,10 @@ pub(crate) struct Notify {
     pub(crate) mail: Vec<String>,
     /// A webhook's URL.
     pub(crate) webhook: Option<Setting>,
+    /// Whose webhook it is. Default: as its host tells, else plain JSON.
+    pub(crate) kind: Option<WebhookKind>,
+    /// The key that plain JSON is signed with. Default: none, not signed.
+    pub(crate) key: Option<Secret>,
     /// Of what it is told. Default: everything.
     pub(crate) on: Vec<Occasion>,
 }
@@ -235,7 +276,19 @@ pub(crate) struct Smtp {
     pub(crate) host: String,
     /// Default: 25.
     pub(crate) port: u16,
+    /// Default: none, nobody logs in.
+    pub(crate) user: Option<String>,
+    /// The user's password.
+    pub(crate) password: Option<Secret>,
+    /// Who the mail is from. Default: `plimsoll@` and the machine's name.
+    pub(crate) from: Option<String>,
+    /// How the connection is protected. Default: TLS from the start on port 465, else STARTTLS; on the loopback nothing.
+    pub(crate) tls: Option<MailTls>,
+    /// A certificate that is trusted besides the system's, PEM. Default: none.
+    pub(crate) ca: Option<PathBuf>,
 }
+
+pub(crate) use plimsoll_host::notify::{MailTls, WebhookKind};
 
 /// `[people]`: what people have to say.
 #[derive(Clone, Debug, Default)]
@@ -248,6 +301,7 @@ pub(crate) struct People {
 }
 
 /// `[dashboard]`: the pages, and who may see them.
+#[allow(dead_code, reason = "the pages come next")]
 #[derive(Clone, Debug)]
 pub(crate) struct Dashboard {
     /// Where they are served, on the loopback.

@@ -151,5 +151,6 @@ pub(super) fn log(table: &Table<'_>, root: &Path) -> Option<Log> {
     }
     let error = table.parsed("error", pattern).map(|e| e.value);
     let default = || Regex::new("(?i)error|traceback").expect("a constant pattern, compiled by a test");
-    Some(Log { source: file.or(unit)?, error: error.unwrap_or_else(default) })
+    let slow = table.parsed("slow", pattern).map(|s| s.value);
+    Some(Log { source: file.or(unit)?, error: error.unwrap_or_else(default), slow })
 }

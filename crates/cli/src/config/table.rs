@@ -166,6 +166,20 @@ impl<'a> Table<'a> {
         flag
     }
 
+    /// Any number.
+    pub(super) fn figure(&self, key: &'static str) -> Option<f64> {
+        let value = self.value(key)?;
+        let figure = match value.get_ref() {
+            DeValue::Integer(number) => number.to_string().parse().ok(),
+            DeValue::Float(number) => number.to_string().parse().ok(),
+            _ => None,
+        };
+        if figure.is_none() {
+            self.unfit_type(key, value, "a number");
+        }
+        figure
+    }
+
     /// A whole number within bounds.
     pub(super) fn number(
         &self,

@@ -1,13 +1,14 @@
 //! `[window]`, `[notify.*]` and `[smtp]`: when, and who is told.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 
 use super::form::{mail_address, time, webhook, zone};
 use super::table::{Table, one_of};
-use super::{Notify, Occasion, Smtp, Window};
+use super::{MailTls, Notify, Occasion, Secret, Smtp, WebhookKind, Window};
 
 const DAYS: [(&str, Weekday); 7] = [
     ("mon", Weekday::Monday),
@@ -54,6 +55,8 @@ pub(super) fn notify(file: &Table<'_>) -> BTreeMap<String, Notify> {
             .map(|mail| mail.value)
             .collect();
         let webhook = table.parsed("webhook", webhook).map(|w| w.value);
+        let kind = table.word("kind", &WebhookKind::ALL).map(|k| k.value);
+        let key = table.parsed("key", Secret::parse).map(|k| k.value);
         if !table.has("mail") && !table.has("webhook") {
             let help = "for example: mail = [\"team@example.com\"]";
             table.mistakes().missing(Some(&table.span()), format!("[notify.{name}] tells nobody"), help);
@@ -68,13 +71,22 @@ pub(super) fn notify(file: &Table<'_>) -> BTreeMap<String, Notify> {
             on = Occasion::ALL.map(|(_, occasion)| occasion).to_vec();
         }
         drop(table);
-        groups.insert(name, Notify { mail, webhook, on });
+        groups.insert(name, Notify { mail, webhook, kind, key, on });
     }
     groups
 }
 
-pub(super) fn smtp(table: Option<&Table<'_>>) -> Smtp {
+pub(super) fn smtp(table: Option<&Table<'_>>, root: &Path) -> Smtp {
     let host = table.and_then(|t| t.text("host")).map_or_else(|| "127.0.0.1".to_owned(), |h| h.value);
     let port = table.and_then(|t| t.number("port", 1..=65_535)).and_then(|p| u16::try_from(p.value).ok());
-    Smtp { host, port: port.unwrap_or(25) }
+    let text = |key| table.and_then(|t| t.text(key)).map(|text| text.value);
+    Smtp {
+        host,
+        port: port.unwrap_or(25),
+        user: text("user"),
+        password: table.and_then(|t| t.parsed("password", Secret::parse)).map(|p| p.value),
+        from: table.and_then(|t| t.parsed("from", mail_address)).map(|f| f.value),
+        tls: table.and_then(|t| t.word("tls", &MailTls::ALL)).map(|t| t.value),
+        ca: text("ca").map(|file| super::url::normal(&root.join(file))),
+    }
 }

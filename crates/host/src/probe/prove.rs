@@ -5,7 +5,6 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use plimsoll_core::check::{Check, Verdict};
 use plimsoll_core::plan::{ReleaseId, Smoke, Strategy};
@@ -15,34 +14,12 @@ use super::opened::{self, Opening};
 use super::smoke::{self, Target};
 use crate::clock::SystemClock;
 use crate::database::Keep;
-use crate::service::{self, Answer, Health};
-
-/// How often the watch looks.
-const LOOK: Duration = Duration::from_millis(500);
-/// Fewer requests than this say nothing about a release.
-const ENOUGH_REQUESTS: u64 = 20;
-/// Fewer errors than this are chance.
-const ENOUGH_ERRORS: u64 = 3;
-/// A release with a larger share of errors than this is bad, unless the one before was as bad.
-const BAD_SHARE: f64 = 0.05;
-/// So many failed health questions in a row mean that the release is down.
-const DOWN_AFTER: u32 = 6;
-
-/// Requests and answers with 5xx so far.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Seen {
-    /// Requests answered.
-    pub requests: u64,
-    /// Of those, with 5xx.
-    pub errors: u64,
-}
+use crate::watch::{self, Watch};
 
 /// Where a running release listens; `None` when it does not run.
 pub type AddressOf = Arc<dyn Fn(&ReleaseId) -> Option<SocketAddr> + Send + Sync>;
 /// The processes of a release.
 pub type PidsOf = Arc<dyn Fn(&ReleaseId) -> Vec<u32> + Send + Sync>;
-/// What the front door has counted.
-pub type Traffic = Arc<dyn Fn() -> Seen + Send + Sync>;
 /// Whether somebody asked the run to stop.
 pub type StopAsked = Arc<dyn Fn() -> bool + Send + Sync>;
 
@@ -60,12 +37,8 @@ pub struct Settings {
     pub address_of: AddressOf,
     /// Their processes.
     pub pids_of: PidsOf,
-    /// How the app tells that it is well.
-    pub health: Health,
-    /// What the front door counts; `None` without one.
-    pub traffic: Option<Traffic>,
-    /// How long to look at errors.
-    pub errors_for: Duration,
+    /// The watch over the release once users are let in.
+    pub watch: watch::Settings,
     /// Whether somebody asked the run to stop.
     pub stop: StopAsked,
 }
@@ -73,16 +46,15 @@ pub struct Settings {
 /// The probes of one run.
 pub struct AppProbe {
     settings: Settings,
-    /// Traffic of the release before, up to the switch.
-    before: Seen,
+    watch: Watch,
 }
 
 impl AppProbe {
-    /// Asks nothing yet.
+    /// Asks nothing yet; notes how things are before.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let before = settings.traffic.as_ref().map_or_else(Seen::default, |traffic| traffic());
-        AppProbe { settings, before }
+        let watch = Watch::begin(settings.watch.clone());
+        AppProbe { settings, watch }
     }
 
     fn address(&self, release: &ReleaseId) -> Result<SocketAddr, Failure> {
@@ -188,73 +160,14 @@ impl Probe for AppProbe {
             }
         }
         checks.extend(self.opened(release, opening, seen));
+        // What is counted from here on is the new release's.
+        self.watch.switched();
         Ok(checks)
     }
 
     fn watch(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure> {
-        let name = "Errors after the switch";
-        let begun = Instant::now();
-        let start = self.settings.traffic.as_ref().map_or_else(Seen::default, |traffic| traffic());
-        let now = || self.settings.traffic.as_ref().map_or_else(Seen::default, |traffic| traffic());
-        let mut down = 0;
-        loop {
-            let watched_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let since = Seen {
-                requests: now().requests.saturating_sub(start.requests),
-                errors: now().errors.saturating_sub(start.errors),
-            };
-            let with = |check: Check| {
-                check
-                    .with("requests", since.requests)
-                    .with("errors", since.errors)
-                    .with("rate", share(since))
-                    .with("rate_before", share(self.before))
-                    .with("watched_ms", watched_ms)
-            };
-            if is_bad(since, self.before) {
-                let why = format!("{} of {} answers were 5xx", since.errors, since.requests);
-                return Ok(vec![with(Check::fail("verify.errors", name, why))]);
-            }
-            if let Some(address) = (self.settings.address_of)(release) {
-                let answer = service::ask(address, &self.settings.health, release, Duration::from_secs(2));
-                down = if matches!(answer, Answer::Well { .. }) { 0 } else { down + 1 };
-            } else {
-                down += 1;
-            }
-            if down >= DOWN_AFTER {
-                let why = format!("its health path has not answered well {down} times in a row");
-                return Ok(vec![with(Check::fail("verify.errors", name, why))]);
-            }
-            if (self.settings.stop)() {
-                let why = "the watch was ended early, as asked; the release stays live";
-                return Ok(vec![with(Check::unknown("verify.errors", name, why))]);
-            }
-            if begun.elapsed() >= self.settings.errors_for {
-                let check = if self.settings.traffic.is_none() {
-                    Check::unknown("verify.errors", name, "without a front door requests cannot be counted")
-                } else if since.requests < ENOUGH_REQUESTS {
-                    let why = format!("not enough traffic: {} requests", since.requests);
-                    Check::unknown("verify.errors", name, why)
-                } else {
-                    Check::pass("verify.errors", name)
-                };
-                return Ok(vec![with(check)]);
-            }
-            std::thread::sleep(LOOK.min(self.settings.errors_for));
-        }
+        Ok(self.watch.run(release))
     }
-}
-
-fn share(seen: Seen) -> f64 {
-    if seen.requests == 0 {
-        return 0.0;
-    }
-    let share = seen.errors as f64 / seen.requests as f64;
-    (share * 10_000.0).round() / 10_000.0
-}
-
-fn is_bad(since: Seen, before: Seen) -> bool {
-    since.errors >= ENOUGH_ERRORS && share(since) > BAD_SHARE && share(since) > 3.0 * share(before)
 }
 
 /// 128 random bits in hex: nobody outside can guess the header that marks a smoke test.
@@ -273,16 +186,6 @@ fn token() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_few_errors_or_the_errors_of_before_are_not_the_release() {
-        let seen = |requests, errors| Seen { requests, errors };
-        assert!(is_bad(seen(10, 3), seen(1_000, 0)));
-        assert!(!is_bad(seen(10, 2), seen(1_000, 0)), "two errors are chance");
-        assert!(!is_bad(seen(1_000, 30), seen(1_000, 20)), "the release before was as bad");
-        assert!(!is_bad(seen(1_000, 3), seen(1_000, 0)), "three in a thousand");
-        assert!(!is_bad(seen(0, 0), seen(0, 0)));
-    }
 
     #[test]
     fn no_two_tokens_are_alike() {

@@ -21,7 +21,6 @@ pub mod manifest;
 pub mod migrate;
 pub mod migration;
 pub mod openers;
-pub mod outline;
 pub(crate) mod partial;
 pub mod relocate;
 pub mod replay;

@@ -1,9 +1,9 @@
 //! `check`: whether the configuration is right and this machine can do what it asks. Changes nothing.
 
 mod app;
-mod later;
 mod machine;
 mod programs;
+mod watch;
 
 use plimsoll_core::check::Verdict;
 use serde_json::json;
@@ -78,7 +78,7 @@ pub(crate) fn check(global: &Global, ui: &Ui) -> Result<(), Error> {
 }
 
 /// What is looked at, in this order; each is shown as soon as it is known.
-const LOOKS: [fn(&Config) -> Vec<Finding>; 15] = [
+const LOOKS: [fn(&Config) -> Vec<Finding>; 16] = [
     programs::repository,
     machine::folders,
     app::database,
@@ -91,7 +91,8 @@ const LOOKS: [fn(&Config) -> Vec<Finding>; 15] = [
     app::meaning,
     app::logs,
     app::copies,
-    later::later,
+    watch::watch,
+    watch::notify,
     machine::clock,
     machine::kernel,
 ];

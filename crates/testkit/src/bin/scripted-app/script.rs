@@ -32,6 +32,16 @@ pub(crate) struct Script {
     pub(crate) hard_coded_database: Option<PathBuf>,
     /// Dies, as if killed, instead of answering the request after so many; the health path is not counted.
     pub(crate) crash_after_requests: Option<u64>,
+    /// Answers with an error from this request on; the health path is not counted and stays well.
+    pub(crate) fail_after_requests: Option<u64>,
+    /// Answers with errors only for this many requests then, and is well again.
+    pub(crate) fail_for_requests: Option<u64>,
+    /// Keeps so much memory with every request, KiB.
+    pub(crate) leak_kib: u64,
+    /// Writes an error to its log with every request, and answers as if nothing were wrong.
+    pub(crate) log_errors: bool,
+    /// Thanks for orders and writes none of them down.
+    pub(crate) forget_orders: bool,
     /// Starts a child that outlives it.
     pub(crate) leave_child: bool,
     /// What it prints at its start.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ struct Shared {
     stopping: AtomicBool,
     connections: AtomicU64,
     requests: AtomicU64,
+    leaked: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Server {
@@ -45,6 +46,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            leaked: Mutex::default(),
         });
         let accepting = {
             let shared = Arc::clone(&shared);
@@ -156,6 +158,20 @@ fn route(request: &Message, shared: &Shared) -> Result<Answer, Failure> {
     if script.crash_after_requests.is_some_and(|limit| served >= limit) {
         std::process::abort();
     }
+    if script.leak_kib > 0 {
+        // Written to, so that the memory is really taken.
+        let kept = vec![1; usize::try_from(script.leak_kib)? * 1024];
+        shared.leaked.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+    }
+    if script.log_errors {
+        writeln!(io::stderr(), "ERROR: cart {served} could not be priced")?;
+    }
+    let fails = script.fail_after_requests.is_some_and(|from| {
+        served >= from && script.fail_for_requests.is_none_or(|count| served < from + count)
+    });
+    if fails {
+        return Ok(page("500 Internal Server Error", "<h1>It fails, as scripted</h1>"));
+    }
     thread::sleep(Duration::from_millis(script.slow_ms));
     match (method, path) {
         ("GET", "/") => {
@@ -170,6 +186,7 @@ fn route(request: &Message, shared: &Shared) -> Result<Answer, Failure> {
             Ok(page("500 Internal Server Error", "<h1>The checkout is broken</h1>"))
         }
         ("GET", "/checkout") => Ok(page("200 OK", "<h1>Checkout</h1>")),
+        ("POST", "/orders") if script.forget_orders => Ok(page("200 OK", "<h1>Thank you</h1>")),
         ("POST", "/orders") => {
             let form = fields(&request.text());
             let field = |name: &str| form.get(name).map(String::as_str);

@@ -1,4 +1,7 @@
-//! Watching a live release: the three verdicts, and the samples kept while it is watched.
+//! Watching a live release: the three verdicts, the tests that give them ([`judge`]), and the samples that are kept.
+
+pub mod chance;
+pub mod judge;
 
 use serde::{Deserialize, Serialize};
 
