@@ -614,11 +614,6 @@ impl Station {
         }
     }
 
-    /// The journals, for what people and watchers add.
-    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
-    }
-
     /// Tells how a run ended. One that the watch found bad is told of when it is known what becomes of it.
     fn tell_end(&self, run: u32, onlooker: &Onlooker) {
         let Ok(entries) = self.runs.entries(run) else { return };
