@@ -25,9 +25,10 @@ lint:
 	scripts/cargo-deny check bans licenses sources
 
 bench:
-	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench
+	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench --bin bench-shop
 	"$${CARGO_TARGET_DIR:-target}/release/bench"
 	$(CARGO) bench -p plimsoll-proxy --bench door
+	"$${CARGO_TARGET_DIR:-target}/release/bench-shop"
 
 # The same tests with their full number of rounds: kills, backups, flipped bits, deployments. Takes its time.
 soak:
