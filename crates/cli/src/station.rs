@@ -176,6 +176,11 @@ impl Station {
         self.lock_going().as_ref().map(|going| going.run)
     }
 
+    /// Whether a run is going on, or what follows from it: the rollback of a release that was bad.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.going().is_some() || matches!(self.engine.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
     /// Asks the run that is going on to stop; it does, if it is not past its commit point.
     pub(crate) fn stop_run(&self, by: &str) {
         if let Some(going) = self.lock_going().as_ref() {

@@ -104,7 +104,7 @@ pub(crate) fn watch_forever(station: &Station, ui: &Arc<Ui>) {
     loop {
         thread::sleep(tick);
         // A run has a watch of its own, and changes what is live.
-        if station.going().is_some() {
+        if station.is_at_work() {
             eyes = None;
             continue;
         }
@@ -539,6 +539,10 @@ impl Eyes {
                     judgement
                         .check("verify.speed", name, if slower { said.as_str() } else { "" })
                         .with("said", said.clone())
+                }
+                (_, None) => {
+                    let why = "nothing was answered before the switch, so there is nothing to compare with";
+                    Judgement::NotEnough.check("verify.speed", name, why)
                 }
                 _ => {
                     let why = format!("not enough traffic: {} requests", share.of);

@@ -129,8 +129,13 @@ impl Logs {
 
     /// The lines written since the last look.
     pub fn look(&mut self) -> Found {
+        self.look_at(|_| true)
+    }
+
+    /// The same for some of the logs: systemd's journal takes longer to answer than a file.
+    pub fn look_at(&mut self, wanted: impl Fn(&Source) -> bool) -> Found {
         let mut all = Found::default();
-        for followed in &mut self.followed {
+        for followed in self.followed.iter_mut().filter(|followed| wanted(&followed.settings.source)) {
             match followed.read_on() {
                 Ok(lines) => {
                     followed.trouble = None;

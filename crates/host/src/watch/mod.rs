@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use plimsoll_core::check::{Check, Verdict};
 use plimsoll_core::plan::{ReleaseId, Smoke};
 use plimsoll_core::watch::judge::{self, Count, ENOUGH_REQUESTS, Judged, Share, Spread};
@@ -174,22 +174,12 @@ impl Watch {
             _ => (self.begun.elapsed(), self.first.clone()),
         };
         self.keep_past(&past, &mark);
-        let found = self.logs.look();
+        // Users may be waiting at the shut door: nothing that takes long.
+        let found = self.logs.look_at(|source| matches!(source, logs::Source::File(_)));
         self.logs_before.add(found);
         let log_requests = mark.requests.saturating_sub(self.first.requests);
         let log_ms = millis(self.begun.elapsed());
         let traffic = mark.since(&from);
-        let mut counts = BTreeMap::new();
-        if let Some(Ok(open)) = self.settings.database.as_deref().map(counts::open) {
-            let begin = wall.saturating_sub(jiff::SignedDuration::try_from(ago).unwrap_or_default());
-            let begin = begin.unwrap_or(wall);
-            for (name, sql) in &self.settings.counts {
-                if let Ok(n) = counts::between(&open, sql, begin, wall) {
-                    counts.insert(name.clone(), n);
-                }
-            }
-        }
-        let rows = self.rows();
         self.before = Some(Before {
             count_requests: traffic.requests,
             count_ms: millis(ago),
@@ -197,12 +187,27 @@ impl Watch {
             logs: self.logs_before.clone(),
             log_requests,
             log_ms,
-            counts,
-            rows,
+            counts: BTreeMap::new(),
+            rows: BTreeMap::new(),
             mark,
             at,
             wall,
         });
+    }
+
+    /// What of before can be looked at later, too.
+    fn look_back(&mut self, before: &mut Before) {
+        before.logs.add(self.logs.look_at(|source| matches!(source, logs::Source::Unit(_))));
+        if let Some(Ok(open)) = self.settings.database.as_deref().map(counts::open) {
+            let span = SignedDuration::from_millis(i64::try_from(before.count_ms).unwrap_or(i64::MAX));
+            let begin = before.wall.saturating_sub(span).unwrap_or(before.wall);
+            for (name, sql) in &self.settings.counts {
+                if let Ok(n) = counts::between(&open, sql, begin, before.wall) {
+                    before.counts.insert(name.clone(), n);
+                }
+            }
+        }
+        before.rows = self.rows();
     }
 
     /// Rows of the configured tables.
@@ -221,7 +226,8 @@ impl Watch {
     /// Watches the release for the configured time, or until something is bad and stays so.
     pub fn run(&mut self, release: &ReleaseId) -> Vec<Check> {
         self.switched();
-        let Some(before) = self.before.take() else { return Vec::new() };
+        let Some(mut before) = self.before.take() else { return Vec::new() };
+        self.look_back(&mut before);
         let mut round = Round::new();
         let confirm = (self.settings.errors_for / 20).clamp(CONFIRM.0, CONFIRM.1);
         let mut next_slow = Instant::now();
@@ -557,9 +563,12 @@ impl Watch {
                 continue;
             }
             if let Some((ago, traffic)) = last {
-                let mut sample =
-                    sample(&point.1.since(traffic), ago.saturating_sub(point.0), -(millis(point.0) as i64));
-                let back = jiff::SignedDuration::try_from(point.0).unwrap_or_default();
+                let mut sample = sample(
+                    &point.1.since(traffic),
+                    ago.saturating_sub(point.0),
+                    -(millis(point.0).max(1) as i64),
+                );
+                let back = SignedDuration::try_from(point.0).unwrap_or_default();
                 sample.at = format!("{:.3}", Timestamp::now().saturating_sub(back).unwrap_or_default());
                 samples.push(sample);
             }
@@ -716,6 +725,10 @@ impl Round {
         }
         match self.judged.get(subject) {
             None => Judgement::NotEnough.check(id, name, "it could not be looked at"),
+            // Whatever the release is taken back for, this is bad too.
+            Some((judged, _)) if judged.is_bad() && self.any_believed() => {
+                Judgement::Bad.check(id, name, judged.why.clone())
+            }
             Some((judged, _)) if judged.is_bad() => {
                 let why = format!("for a moment only, or not long enough to be sure: {}", judged.why);
                 Judgement::NotEnough.check(id, name, why)
