@@ -1,6 +1,8 @@
 //! An app's station: the one place where its runs are carried out, in `plimsoll serve` or in a command that runs
 //! the engine itself. It owns the lock; there is one at a time for an app.
 
+mod back;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -14,9 +16,9 @@ use plimsoll_core::ports::{
 use plimsoll_core::record::{Ending, Entry, Event, FORMAT, Kind, Order, State, exit};
 use plimsoll_host::audit;
 use plimsoll_host::clock::SystemClock;
-use plimsoll_host::database;
 use plimsoll_host::durable;
 use plimsoll_host::journal::{Runs, SharedJournal};
+use plimsoll_host::kept;
 use plimsoll_host::lock::{self, Lock};
 use plimsoll_host::probe::prove::PidsOf;
 use plimsoll_host::release::Releases;
@@ -473,32 +475,14 @@ impl Station {
             return Err(usage("there is nothing to roll back", "no release is live", "plimsoll deploy"));
         };
         let target = self.target(&from, to)?;
-        self.code_alone(&target.id)?;
+        let legs = self.way_back(&from, &target.id, order.run)?;
         if dry_run {
-            let message = format!(
-                "This would bring {} live again instead of {from}; the database has the schema that it ran with.",
-                target.id
-            );
-            return Ok(Reply::Outcome {
-                run: None,
-                ending: Some(Ending::Unchanged),
-                exit: exit::DONE,
-                message,
-                failure: None,
-            });
+            return self.dry_run(&from, &target, &legs, &acknowledged, onlooker);
         }
         let asked = to.map(str::to_owned);
         let order =
             Order { kind: Kind::Rollback, asked, to: Some(target), acknowledged, watch: false, ..order };
         self.run(order, onlooker)
-    }
-
-    /// Going back with the code alone is safe only while the database has the schema that the release ran with. Seen
-    /// before a run is begun; the run looks again.
-    fn code_alone(&self, target: &ReleaseId) -> Result<(), Failure> {
-        let file = wiring::database_file(&self.config)?;
-        let now = database::schema_of(&file)?;
-        database::fits_earlier(target, self.schema_of(target).as_deref(), &now)
     }
 
     /// Goes on with a run that is still open.
@@ -563,7 +547,13 @@ impl Station {
     ) -> Result<T, Failure> {
         let mut source = wiring::source(&self.config, onlooker)?;
         let earlier = order.to.as_ref().and_then(|release| self.schema_of(&release.id));
-        let mut database = wiring::database(&self.config, order, earlier, &self.runs, &self.clock, onlooker)?;
+        // For a run that is taken over: the runs before it have kept what they had.
+        let legs = match (&order.from, &order.to) {
+            (Some(from), Some(to)) => self.way_back(from, &to.id, order.run).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let back = wiring::Back { earlier_schema: earlier, legs };
+        let mut database = wiring::database(&self.config, order, back, &self.runs, &self.clock, onlooker)?;
         let mut gate = self.gate(order.run);
         let front = self.front.as_ref();
         let mut probe = wiring::probe(&self.config, order, &self.runs, front, &self.handles, onlooker);
@@ -608,6 +598,14 @@ impl Station {
         }
         drop(over);
         self.tell_end(run, onlooker);
+        if matches!(outcome.ending, Some(Ending::Live | Ending::RolledBack)) {
+            let pruned = kept::fates(&self.runs)
+                .map_err(|e| e.to_string())
+                .and_then(|fates| kept::prune(&fates).map_err(|e| e.to_string()));
+            if let Err(error) = pruned {
+                onlooker.line(&format!("snapshots of older runs could not be removed: {error}"));
+            }
+        }
         if outcome.ending == Some(Ending::Live) {
             let mut keep = Vec::new();
             if let Ok(entries) = self.runs.entries(run) {
@@ -889,7 +887,7 @@ fn before(entries: &[Entry], from: &ReleaseId) -> Option<ReleaseId> {
     let state = State::fold(entries);
     let order = state.order.filter(|order| order.kind == Kind::Deploy)?;
     let brought = state.release.as_ref().map(|release| &release.id) == Some(from);
-    let served = matches!(state.ended, Some((Ending::Live, ..)));
+    let served = matches!(state.ended, Some((Ending::Live, ..))) || state.taken_back.is_some();
     (brought && served).then_some(order.from).flatten()
 }
 

@@ -11,6 +11,7 @@ use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::{Audience, Failure, Gate, Moment, Service};
 use plimsoll_core::record::{Kind, Order};
 use plimsoll_host::clock::SystemClock;
+use plimsoll_host::database::back::Leg;
 use plimsoll_host::database::{self, Keep, RunDatabase};
 use plimsoll_host::journal::Runs;
 use plimsoll_host::logfile::LogFile;
@@ -220,11 +221,20 @@ pub(crate) fn source(config: &Config, onlooker: &Onlooker) -> Result<GitSource, 
     Ok(GitSource::new(settings, on_line, stop)?)
 }
 
+/// What a rollback knows of the runs before it.
+#[derive(Default)]
+pub(crate) struct Back {
+    /// The schema that the earlier release last ran with.
+    pub(crate) earlier_schema: Option<String>,
+    /// How the data goes back; empty when only the code does.
+    pub(crate) legs: Vec<Leg>,
+}
+
 /// Data.
 pub(crate) fn database(
     config: &Config,
     order: &Order,
-    earlier_schema: Option<String>,
+    back: Back,
     runs: &Runs,
     clock: &Arc<SystemClock>,
     onlooker: &Onlooker,
@@ -253,7 +263,9 @@ pub(crate) fn database(
         first: order.from.is_none(),
         app_folder: app_folder(config),
         env,
-        earlier_schema,
+        earlier_schema: back.earlier_schema,
+        legs: back.legs,
+        front: config.front.is_some(),
         acknowledged: order.acknowledged.clone(),
         by: order.by.clone(),
         only_rehearsed: order.kind == Kind::Rehearse,

@@ -140,8 +140,8 @@ impl<'a> Engine<'a> {
             // What a person decides about: how it would go once everything is acknowledged.
             self.record(Event::Planned { decision })?;
         }
-        let decision =
-            decide_within(&rehearsal, self.limits, &window).map_err(|refusal| refused(&refusal))?;
+        let decision = decide_within(&rehearsal, self.limits, &window)
+            .map_err(|refusal| refused(&refusal, self.order.kind))?;
         if let (Strategy::Maintenance, Agreed::Open { left_ms, .. }) = (decision.strategy, window) {
             // What was agreed is the budget.
             self.limits.hold_budget_ms = left_ms;
@@ -548,9 +548,14 @@ impl<'a> Engine<'a> {
         if let Err(failure) = self.ports.database.tidy() {
             self.record_or_warn(Event::Warned { what: failure.to_string() });
         }
+        let aside = self.state.set_aside();
+        let back = ending == Ending::RolledBack && self.order.kind == Kind::Rollback;
+        let noticed = failure.is_none() && back && aside > 0;
+        let failure = failure.or_else(|| noticed.then(|| with_values_set_aside(aside)));
         let exit = match &self.harm {
             // The old release serves, and production is not as it was.
             Some(_) => exit::LIVE_BUT,
+            None if noticed => exit::ROLLED_BACK,
             None => exit_code(self.order.kind, ending, failure.as_ref()),
         };
         let message = self.message(ending, failure.as_ref());
@@ -593,7 +598,10 @@ impl<'a> Engine<'a> {
                 let data = self.kept.as_ref().map_or("no data was lost".to_owned(), Clone::clone);
                 format!("Rolled back, {data}. {}{gap}", self.serving(from))
             }
-            Ending::RolledBack => format!("Rolled back. {}{gap}", self.serving(to)),
+            Ending::RolledBack => {
+                let data = self.state.carried().map_or_else(String::new, |words| format!(": {words}"));
+                format!("Rolled back{data}. {}{gap}", self.serving(to))
+            }
         }
     }
 
@@ -661,6 +669,15 @@ fn on_the_way_back(mut check: Check) -> Check {
     check
 }
 
+/// A rollback that is done and has something for a person to look at.
+fn with_values_set_aside(values: u64) -> Failure {
+    Failure::failed(
+        "the rollback is done, with values set aside",
+        format!("{values} had no place in the earlier database, as acknowledged"),
+        "look at the file, and enter again what is needed (the .sql beside it helps)",
+    )
+}
+
 /// The failure that the failing checks of a step amount to.
 fn failing(step: Step, checks: &[Check]) -> Option<Failure> {
     let failed: Vec<&Check> = checks.iter().filter(|c| c.verdict == Verdict::Fail).collect();
@@ -679,8 +696,20 @@ fn failing(step: Step, checks: &[Check]) -> Option<Failure> {
     Some(Failure::failed(what, why, next))
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+fn refused(refusal: &Refusal, kind: Kind) -> Failure {
     match refusal {
+        Refusal::Loss(words) if kind == Kind::Rollback => {
+            let flags: Vec<String> = words.iter().map(|w| format!("--acknowledge {w}")).collect();
+            Failure {
+                kind: FailureKind::Blocked,
+                what: "values that users wrote have no place in the earlier database".into(),
+                why: format!("tried on a copy, nobody has acknowledged {}", words.join(", ")),
+                next: format!(
+                    "to go back and keep those values in a file: plimsoll rollback {}",
+                    flags.join(" ")
+                ),
+            }
+        }
         Refusal::Loss(words) => {
             let flags: Vec<String> = words.iter().map(|w| format!("--acknowledge {w}")).collect();
             Failure {

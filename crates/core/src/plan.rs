@@ -281,6 +281,20 @@ pub struct Rehearsal {
     /// What the run needs on the disk at most, and what was free, bytes.
     #[serde(default)]
     pub disk: Option<(u64, u64)>,
+    /// For a rollback whose data goes back too: what becomes of what users wrote since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carry: Option<CarryPlan>,
+}
+
+/// What a rollback makes of the users' changes: a row that came or went is one, and so is each changed value of a row.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CarryPlan {
+    /// Made again in the earlier database.
+    pub applied: u64,
+    /// The earlier database has them already.
+    pub equal: u64,
+    /// Without a place there: they go to a file.
+    pub set_aside: u64,
 }
 
 /// What draining, switching and writing to the journal add to a restart, and no copy shows, milliseconds.
@@ -420,7 +434,14 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
     }
     let pending = rehearsal.pending.len();
     let mut reasons = Vec::new();
-    if rehearsal.migrates_itself && rehearsal.restart_ms.is_some() {
+    if let Some(carry) = rehearsal.carry {
+        let changes = carry.applied + carry.equal;
+        reasons.push(format!(
+            "the data goes back too: {changes} changes of users carried over and {} set aside in {} on a copy",
+            carry.set_aside,
+            words(rehearsal.migrate_ms)
+        ));
+    } else if rehearsal.migrates_itself && rehearsal.restart_ms.is_some() {
         reasons.push("the app changed its database by itself when it was rehearsed".to_owned());
     } else if rehearsal.migrates_itself {
         reasons.push("the app may change its schema by itself".to_owned());
@@ -443,7 +464,8 @@ pub fn decide(rehearsal: &Rehearsal, limits: Limits) -> Result<Decision, Refusal
         reasons.push("there is no [front], so users see the gap while the app restarts".to_owned());
         return Ok(nobody_waits(Strategy::Restart, reasons));
     }
-    if pending == 0 && !rehearsal.migrates_itself && limits.side_by_side {
+    let data = pending > 0 || rehearsal.migrates_itself || rehearsal.carry.is_some();
+    if !data && limits.side_by_side {
         return Ok(nobody_waits(Strategy::Overlap, reasons));
     }
     if !limits.side_by_side {
@@ -616,6 +638,15 @@ mod tests {
         assert_eq!(decide(&pending(), limits()).unwrap().strategy, Strategy::Hold);
         let itself = Rehearsal { migrates_itself: true, ..Rehearsal::default() };
         assert_eq!(decide(&itself, limits()).unwrap().strategy, Strategy::Hold);
+    }
+
+    #[test]
+    fn a_rollback_of_the_data_is_held_and_never_overlapped() {
+        let carry = Some(CarryPlan { applied: 3, equal: 1, set_aside: 0 });
+        let back = Rehearsal { carry, migrate_ms: 20, ..Rehearsal::default() };
+        let decision = decide(&back, limits()).unwrap();
+        assert_eq!(decision.strategy, Strategy::Hold);
+        assert!(decision.reasons[0].contains("4 changes of users"), "{decision:?}");
     }
 
     #[test]

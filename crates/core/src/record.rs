@@ -516,6 +516,22 @@ impl State {
         self.started.iter().any(|s| !Step::PREPARATION.contains(s))
     }
 
+    /// How many values a rollback could not carry over and has written to a file.
+    #[must_use]
+    pub fn set_aside(&self) -> u64 {
+        let rows =
+            self.checks.iter().filter(|(step, check)| *step == Step::Migrate && check.id == "back.rows");
+        rows.filter_map(|(_, check)| check.evidence.get("set_aside")?.as_u64()).sum()
+    }
+
+    /// What a rollback did with the data, in one clause.
+    #[must_use]
+    pub fn carried(&self) -> Option<String> {
+        let rows =
+            self.checks.iter().filter(|(step, check)| *step == Step::Migrate && check.id == "back.rows");
+        rows.filter_map(|(_, check)| check.evidence.get("in_words")?.as_str().map(str::to_owned)).next_back()
+    }
+
     /// The steps to undo, last first: begun, not undone yet.
     #[must_use]
     pub fn to_undo(&self) -> Vec<Step> {

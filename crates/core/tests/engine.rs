@@ -9,7 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use plimsoll_core::check::Check;
 use plimsoll_core::engine::{Engine, Outcome};
 use plimsoll_core::notify::{Delivery, Occasion, Told, Way};
-use plimsoll_core::plan::{Agreed, Decision, Limits, Pending, Rehearsal, Release, ReleaseId, Step, Strategy};
+use plimsoll_core::plan::{
+    Agreed, CarryPlan, Decision, Limits, Pending, Rehearsal, Release, ReleaseId, Step, Strategy,
+};
 use plimsoll_core::ports::{
     Audience, Clock, Database, Failure, FailureKind, Gate, Journal, Moment, News, Notifier, Ports, Probe,
     Restored, Service, Source,
@@ -51,11 +53,16 @@ struct World {
     stop_at: Cell<Option<usize>>,
     foreign_order_in_hold: Cell<bool>,
     pending: bool,
+    /// How many values a rollback sets aside.
+    aside: Cell<u64>,
     harmed: Cell<bool>,
     go_ahead: bool,
     front: bool,
     /// A hold has next to no budget, and the window is open.
     window: bool,
+    /// What is asked for. A rollback brings the release `new` back that was live before, and the data with it when
+    /// that is `pending`.
+    kind: Kind,
 }
 
 fn old() -> ReleaseId {
@@ -94,16 +101,25 @@ impl World {
             stop_at: Cell::default(),
             foreign_order_in_hold: Cell::default(),
             pending,
+            aside: Cell::default(),
             harmed: Cell::default(),
             go_ahead: true,
             front: true,
             window: false,
+            kind: Kind::Deploy,
         }
     }
 
     /// One in which this strategy is chosen.
     fn of(strategy: Strategy) -> World {
         World { window: strategy == Strategy::Maintenance, ..World::new(strategy.shuts_the_door()) }
+    }
+
+    /// A rollback: its release is there already.
+    fn back(data: bool) -> World {
+        let world = World { kind: Kind::Rollback, ..World::new(data) };
+        world.truth.borrow_mut().built.push(new().id);
+        world
     }
 
     /// Users order whenever the door is open; each order they are told about must stay.
@@ -141,13 +157,13 @@ impl World {
 
     fn order(&self) -> Order {
         Order {
-            kind: Kind::Deploy,
+            kind: self.kind,
             app: "shop".into(),
             run: 2,
             by: "test".into(),
             asked: None,
             from: Some(old()),
-            to: None,
+            to: (self.kind == Kind::Rollback).then(new),
             acknowledged: Vec::new(),
             watch: true,
             unlock: None,
@@ -185,11 +201,11 @@ impl World {
         let truth = self.truth.borrow();
         assert!(truth.orders >= truth.acknowledged, "{case}: an acknowledged order is gone: {truth:?}");
         let serving = match ending {
-            Ending::Live => new().id,
+            Ending::Live | Ending::RolledBack => new().id,
             _ => old(),
         };
         assert_eq!(truth.current, Some(serving.clone()), "{case}");
-        assert_eq!(truth.migrated, ending == Ending::Live && self.pending, "{case}");
+        assert_eq!(truth.migrated, serving == new().id && self.pending, "{case}");
         if let Door::Open(release) = &truth.door {
             assert_eq!(*release, serving, "{case}");
             assert_eq!(truth.running, vec![serving], "{case}: leftovers run");
@@ -241,6 +257,10 @@ impl Database for View<'_> {
             mode: "wrapped".into(),
             ..Pending::default()
         };
+        if self.0.kind == Kind::Rollback {
+            let carry = self.0.pending.then_some(CarryPlan { applied: 1, equal: 0, set_aside: 0 });
+            return Ok((Rehearsal { carry, migrate_ms: 10, ..Rehearsal::default() }, Vec::new()));
+        }
         let pending = if self.0.pending { vec![pending] } else { Vec::new() };
         Ok((Rehearsal { pending, migrate_ms: 10, ..Rehearsal::default() }, Vec::new()))
     }
@@ -259,6 +279,9 @@ impl Database for View<'_> {
         if self.0.foreign_order_in_hold.get() {
             self.0.truth.borrow_mut().orders += 1;
             self.0.truth.borrow_mut().acknowledged += 1;
+        }
+        if self.0.kind == Kind::Rollback {
+            return Ok(vec![Check::pass("back.rows", "Carried over").with("set_aside", self.0.aside.get())]);
         }
         Ok(Vec::new())
     }
@@ -531,6 +554,53 @@ fn a_crash_after_every_event_is_undone_or_finished_by_the_next_owner() {
             assert!(events > 20, "the crash loop ended after {events} events");
         }
     }
+}
+
+#[test]
+fn a_rollback_that_crashes_after_any_event_is_undone_or_finished_and_loses_no_order() {
+    silent_crashes();
+    for data in [false, true] {
+        for failing in [None, Some(Step::Migrate), Some(Step::Start), Some(Step::Prove)] {
+            let mut events = 0;
+            loop {
+                events += 1;
+                let world = World::back(data);
+                world.fail_at.set(failing);
+                world.crash_after.set(Some(events));
+                if crashing(|| world.run(world.limits())).is_some() {
+                    break;
+                }
+                world.die();
+                let committed = world.state().committed;
+                if !world.state().is_over() {
+                    world.recover(world.limits(), Vec::new());
+                }
+                let case = format!("data: {data}, {failing:?}, crash after event {events}");
+                let ended = world.state().ended.map(|(ending, ..)| ending);
+                match ended {
+                    Some(ending @ Ending::RolledBack) if committed => world.settled(ending, &case),
+                    Some(ending @ (Ending::Undone | Ending::Unchanged)) if !committed => {
+                        world.settled(ending, &case);
+                    }
+                    other => panic!("{case}: {other:?}, committed: {committed}"),
+                }
+            }
+            assert!(events > 12, "the crash loop ended after {events} events");
+        }
+    }
+}
+
+#[test]
+fn a_rollback_that_sets_values_aside_is_done_with_exit_6() {
+    let world = World::back(true);
+    let outcome = world.run(world.limits());
+    assert_eq!((outcome.ending, outcome.exit), (Some(Ending::RolledBack), 0), "{outcome:?}");
+    let world = World::back(true);
+    world.aside.set(2);
+    let outcome = world.run(world.limits());
+    assert_eq!((outcome.ending, outcome.exit), (Some(Ending::RolledBack), 6), "{outcome:?}");
+    assert!(outcome.failure.is_some_and(|failure| failure.what.contains("set aside")));
+    world.settled(Ending::RolledBack, "set aside");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod copies;
 pub mod database;
 pub mod durable;
 pub mod journal;
+pub mod kept;
 pub mod lock;
 pub mod logfile;
 pub mod notify;

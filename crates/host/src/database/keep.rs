@@ -1,8 +1,9 @@
 //! What the way back needs, in the run's folder, and the way back itself.
 //!
 //! `pre.db`: the database when nobody wrote any more. `post.db`: as the migration left it. `pre.absent`: there was none.
+//! `jobs.json`: the migrations that are being applied. `migrated`: they are; PRE and POST stay for a rollback.
 //! `restored`: the way back is done; whatever the database holds now came later and is the users' own.
-//! `smoke-wrote`: smoke tests that write were run against it behind the shut door.
+//! `carried.db`: PRE with what others wrote. `smoke-wrote`: smoke tests that write were run against it behind the shut door.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,38 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::check::Check;
 use plimsoll_core::ports::{Failure, FailureKind, Restored};
 
+use super::carried::{self, BOOKS};
 use super::{failure, io_failure};
 use crate::durable;
-use crate::sqlite::copy::{Copied, copy};
-use crate::sqlite::diff::{self, Diff, Side};
+use crate::sqlite::carry::{self, Carried};
+use crate::sqlite::copy::{Copied, copy, settle};
+use crate::sqlite::diff::{self, Side};
 use crate::sqlite::fingerprint::{Depth, Fingerprint};
-use crate::sqlite::migrate::{self, Job};
+use crate::sqlite::migrate::{self, Job, Mode};
+use crate::sqlite::partial::remove_with_sides;
 use crate::sqlite::restore::{self, Guard};
-use crate::sqlite::{Control, Limits, set_aside};
+use crate::sqlite::{Control, Limits, migration, set_aside};
 
-/// Tables that the migrator writes itself.
-const BOOKS: [&str; 2] = ["schema_version", "plimsoll_migrations"];
+/// Who changed the database between PRE and POST.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Way {
+    /// Only Plimsoll's own migrator, which keeps books: what it has not touched was written by others, and stays.
+    Own,
+    /// The app, or a command of it: what others wrote meanwhile cannot be told from that.
+    Others,
+    /// A rollback: POST is what it was going to put in place.
+    RolledBack,
+}
+
+/// What was written since POST.
+enum Since {
+    /// Nothing.
+    Nothing,
+    /// All of it is in a file: the evidence, and the end of a sentence.
+    Aside(Check, String),
+    /// It is carried over; the copy of the database that is going to be replaced.
+    Carried(Carried, PathBuf),
+}
 
 /// Why PRE could not be put back.
 enum Trouble {
@@ -109,18 +131,82 @@ impl Keep {
         self.take("post.db", control)
     }
 
-    /// POST as the migrations alone would have left it: they are applied to a copy of PRE.
+    /// POST as the migrations alone would have left it: they are applied to a copy of PRE. It has its name only when it
+    /// is whole.
     pub(super) fn make_post(
         &self,
         jobs: &[Job],
         acknowledged: &[String],
         control: &mut Control<'_>,
     ) -> Result<(), Failure> {
-        let (pre, post) = (self.at("pre.db"), self.at("post.db"));
-        fs::copy(&pre, &post).map_err(|e| io_failure("the snapshot after the migration", &post, &e))?;
-        migrate::apply(&post, jobs, acknowledged, None, control, &mut |_| {})
-            .map(|_| ())
-            .map_err(|e| super::migration_failure("the snapshot after the migration could not be made", &e))
+        let making = self.at("post.making.db");
+        let failed = |e: std::io::Error| io_failure("the snapshot after the migration", &making, &e);
+        remove_with_sides(&making);
+        fs::copy(self.at("pre.db"), &making).map_err(failed)?;
+        migrate::apply(&making, jobs, acknowledged, None, control, &mut |_| {}).map_err(|e| {
+            super::migration_failure("the snapshot after the migration could not be made", &e)
+        })?;
+        settle(&making).map_err(|e| failure("the snapshot after the migration", &e))?;
+        fs::File::open(&making).and_then(|file| file.sync_all()).map_err(failed)?;
+        fs::rename(&making, self.at("post.db")).map_err(failed)?;
+        Ok(durable::sync_dir(&self.folder)?)
+    }
+
+    /// Notes what is going to be applied, so that whoever takes over can make POST.
+    pub(super) fn note_jobs(&self, jobs: &[Job]) -> Result<(), Failure> {
+        let list: Vec<(&Path, Mode)> =
+            jobs.iter().map(|job| (job.migration.path.as_path(), job.mode)).collect();
+        let text = serde_json::to_vec(&list)
+            .map_err(|e| io_failure("the list of migrations", &self.at("jobs.json"), &e.into()))?;
+        Ok(durable::write(&self.at("jobs.json"), durable::PRIVATE, &text)?)
+    }
+
+    /// What was noted; nothing when no migration was begun.
+    pub(super) fn jobs(&self) -> Result<Vec<Job>, Failure> {
+        let path = self.at("jobs.json");
+        let failed = |e: std::io::Error| io_failure("the list of migrations", &path, &e);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed(e)),
+        };
+        let list: Vec<(PathBuf, Mode)> = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
+        let Some(folder) = list.first().and_then(|(path, _)| path.parent().map(Path::to_owned)) else {
+            return Ok(Vec::new());
+        };
+        let files = migration::load(&folder)
+            .map_err(|e| super::migration_failure("the release's migrations cannot be read", &e))?;
+        let job = |(path, mode): (PathBuf, Mode)| {
+            let migration = files.all.iter().find(|migration| migration.path == path)?.clone();
+            Some(Job { migration, mode })
+        };
+        Ok(list.into_iter().filter_map(job).collect())
+    }
+
+    /// Forgets what a rollback was going to put in place: it is undone, so nothing was set aside by it.
+    pub(super) fn forget_plan(&self) -> Result<(), Failure> {
+        if self.has("restored") {
+            return Ok(());
+        }
+        let failed = |e: std::io::Error| io_failure("the run's folder", &self.folder, &e);
+        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("set-aside") || name.starts_with("post-") {
+                durable::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether POST is missing though PRE is there and the way back is not done.
+    pub(super) fn lacks_post(&self) -> bool {
+        self.has("pre.db") && !self.has("post.db") && !self.has("restored")
+    }
+
+    /// The migration is done: PRE and POST stay when the run ends well.
+    pub(super) fn note_migrated(&self) -> Result<(), Failure> {
+        self.note("migrated")
     }
 
     fn take(&self, name: &str, control: &mut Control<'_>) -> Result<Copied, Failure> {
@@ -142,12 +228,11 @@ impl Keep {
             .map_err(|e| failure("the final snapshot cannot be counted", &e))
     }
 
-    /// Puts PRE back, unless the database still equals it. `own` says that only Plimsoll's own migrator may have changed
-    /// the schema: then what it has not touched was written by others, and stays.
+    /// Puts PRE back, unless the database still equals it; what others wrote since POST is carried over.
     pub(super) fn restore(
         &self,
         acknowledged: &[String],
-        own: bool,
+        way: Way,
         control: &mut Control<'_>,
     ) -> Result<Restored, Failure> {
         // Now is when it is needed.
@@ -170,7 +255,7 @@ impl Keep {
         }
         let mut again = 0;
         loop {
-            match self.put_back(acknowledged, own, control) {
+            match self.put_back(acknowledged, way, control) {
                 // Somebody wrote between the look and the lock: the look is taken anew.
                 Err(Trouble::Changed(_)) if again < 3 => again += 1,
                 Err(Trouble::Changed(failure) | Trouble::Other(failure)) => return Err(failure),
@@ -185,7 +270,7 @@ impl Keep {
     fn put_back(
         &self,
         acknowledged: &[String],
-        own: bool,
+        way: Way,
         control: &mut Control<'_>,
     ) -> Result<Restored, Trouble> {
         let pre = self.at("pre.db");
@@ -193,54 +278,74 @@ impl Keep {
             .map_err(|e| failure("the snapshot taken in the hold cannot be read", &e))?;
         // The state that is judged is the state that may be replaced; a write in between aborts the restore.
         let now = Fingerprint::of(&self.file, Depth::Content, control);
-        let same = now.as_ref().is_ok_and(|now| then.differences(now).is_empty());
-        if same {
-            let check = Check::pass("back.restore", "The database is as it was before the migration");
-            return Ok(Restored { changed: false, checks: vec![check], kept: None });
-        }
-        let post = self.has("post.db");
-        let untouched = |now: &Fingerprint| {
-            then.objects == now.objects
-                && BOOKS.iter().all(|book| then.tables.get(*book) == now.tables.get(*book))
-        };
-        if own && !post && now.as_ref().is_ok_and(untouched) {
-            let name = "Nothing was migrated; what others wrote meanwhile stays";
+        let as_before = |name: &str| {
             let check = Check::pass("back.restore", name);
-            return Ok(Restored { changed: false, checks: vec![check], kept: None });
+            Ok(Restored { changed: false, checks: vec![check], kept: None })
+        };
+        if now.as_ref().is_ok_and(|now| then.differences(now).is_empty()) {
+            return as_before("The database is as it was before the migration");
+        }
+        if way == Way::RolledBack && !self.has("post.db") {
+            return as_before("Nothing was put back yet; what others wrote meanwhile stays");
+        }
+        if let Ok(now) = &now
+            && self.is_back(&then, now, way, control)?
+        {
+            return as_before("The schema is the one from before; what others wrote meanwhile stays");
         }
         let mut checks = Vec::new();
         let mut kept = None;
-        if post {
-            let since =
-                diff::rows(Side::Finished(&self.at("post.db")), Side::Live(&self.file), 0, &control.stop)
-                    .map_err(|e| failure("the database cannot be compared", &e))?;
-            if let Some((check, words)) = self.set_aside(&since, acknowledged, control)? {
-                checks.push(check);
-                kept = Some(words);
+        let mut carried = None;
+        if self.has("post.db") && now.is_ok() {
+            match self.since_post(acknowledged, control)? {
+                Since::Nothing => {}
+                Since::Aside(check, words) => {
+                    checks.push(check);
+                    kept = Some(words);
+                }
+                Since::Carried(one, replaced) => {
+                    checks.push(carried::evidence(std::slice::from_ref(&one)));
+                    kept = carried::words(std::slice::from_ref(&one), "that others made meanwhile");
+                    carried = Some((one, replaced));
+                }
             }
         }
         let options = restore::Options {
             run: Some(format!("{:06}", self.run)),
             app_stopped: true,
-            // The users wait: a plain copy is kept, and rows are counted; both were verified when PRE was taken.
-            keep: restore::Keep::Copy,
+            // The users wait: a plain copy is kept, and rows are counted; both were verified when they were made.
+            keep: match &carried {
+                Some((_, replaced)) => restore::Keep::Is(replaced.clone()),
+                None => restore::Keep::Copy,
+            },
             read_back: Depth::Counts,
             ..restore::Options::new(&self.folder)
         };
-        let guard = match &now {
-            Ok(now) => Guard::Equals(now),
+        let (source, guard) = match (&carried, &now) {
+            (Some((one, _)), _) => (&one.out, Guard::Equals(&one.now)),
+            (None, Ok(now)) => (&pre, Guard::Equals(now)),
             // Unreadable: there is nothing to compare, and the restore keeps the damaged file.
-            Err(_) => Guard::Any,
+            (None, Err(_)) => (&pre, Guard::Any),
         };
-        let restored = restore::into(&pre, &self.file, guard, &options, control).map_err(|e| {
+        let restored = restore::into(source, &self.file, guard, &options, control).map_err(|e| {
             let changed = matches!(e, crate::sqlite::Error::Changed { .. });
             let failure = failure("the snapshot taken in the hold could not be put back", &e);
             if changed { Trouble::Changed(failure) } else { Trouble::Other(failure) }
         })?;
         let replaced = restored.kept.map(|path| path.display().to_string());
-        if !own && let Some(file) = &replaced {
-            // The app migrates by itself, so what it wrote and what others wrote meanwhile cannot be told apart.
-            kept = Some(format!("what was written to the database during the hold is kept in {file}"));
+        if way == Way::Others
+            && let Some(file) = &replaced
+        {
+            // The app changes its schema by itself: what others wrote while it did cannot be told from its own work.
+            let during = format!("what others wrote to the database while it was migrated is kept in {file}");
+            kept = Some(kept.map_or(during.clone(), |words| format!("{words}; {during}")));
+        } else if !self.has("post.db")
+            && let Some(file) = &replaced
+        {
+            let unknown = format!(
+                "the database as it was when the undo began is kept in {file}: whether others wrote to it could not be seen"
+            );
+            kept = Some(unknown);
         }
         checks.insert(
             0,
@@ -251,14 +356,40 @@ impl Keep {
         Ok(Restored { changed: true, checks, kept })
     }
 
-    /// Rows that came after the migration, behind the shut door: written to a file, if that is allowed.
-    fn set_aside(
+    /// Whether the database is back already, or was never migrated, but for what others wrote: the schema is that of PRE,
+    /// and so are the migrator's books; where it keeps none, POST shows that the schema had been another one. Without
+    /// either it is put back once more: doing that twice is harmless, because what is there already counts as equal.
+    fn is_back(
         &self,
-        since: &Diff,
-        acknowledged: &[String],
+        then: &Fingerprint,
+        now: &Fingerprint,
+        way: Way,
         control: &mut Control<'_>,
-    ) -> Result<Option<(Check, String)>, Failure> {
-        let own = self.has("smoke-wrote");
+    ) -> Result<bool, Failure> {
+        if then.objects != now.objects {
+            return Ok(false);
+        }
+        if way == Way::Own {
+            return Ok(BOOKS.iter().all(|book| then.tables.get(*book) == now.tables.get(*book)));
+        }
+        let post = self.at("post.db");
+        if !post.exists() {
+            return Ok(false);
+        }
+        let post = Fingerprint::of(&post, Depth::Counts, control)
+            .map_err(|e| failure("the snapshot after the migration cannot be read", &e))?;
+        Ok(post.objects != then.objects)
+    }
+
+    /// What was written since the migration, behind the shut door: carried over to a copy of PRE, or written to a file.
+    fn since_post(&self, acknowledged: &[String], control: &mut Control<'_>) -> Result<Since, Trouble> {
+        let (pre, post) = (self.at("pre.db"), self.at("post.db"));
+        let (out, aside) = (self.at("carried.db"), self.at("set-aside.db"));
+        // Of an attempt before this one.
+        durable::remove(&out).map_err(Failure::from)?;
+        carried::remove_aside(&aside)?;
+        let since = diff::rows(Side::Finished(&post), Side::Live(&self.file), 0, &control.stop)
+            .map_err(|e| failure("the database cannot be compared", &e))?;
         let tables: Vec<String> = since
             .tables
             .keys()
@@ -268,37 +399,78 @@ impl Keep {
             .cloned()
             .collect();
         if tables.is_empty() {
-            return Ok(None);
+            return Ok(Since::Nothing);
         }
-        let words: Vec<String> = tables.iter().map(|table| format!("set-aside:{table}")).collect();
-        let missing: Vec<&String> = words.iter().filter(|word| !acknowledged.contains(word)).collect();
-        if !own && !missing.is_empty() {
-            let flags: Vec<String> = missing.iter().map(|word| format!("--acknowledge {word}")).collect();
-            return Err(Failure {
-                kind: FailureKind::Frozen,
-                what: "somebody else wrote to the database during the hold".into(),
-                why: format!("rows in {} would be lost by the undo", tables.join(", ")),
-                next: format!("to undo and keep those rows in a file: plimsoll rollback {}", flags.join(" ")),
-            });
+        if self.has("smoke-wrote") {
+            // Orders of a test must not become somebody's: all of it goes to the file.
+            let whose = "written by the smoke tests, or by others meanwhile,";
+            return Ok(self.all_aside(&tables, whose, "Rows of the smoke tests set aside", control)?);
         }
+        let replaced = restore::copy_aside(&self.file, &self.folder, control)
+            .map_err(|e| failure("the database could not be copied", &e))?;
+        let options = carry::Options {
+            pre: &pre,
+            post: &post,
+            now: Side::Finished(&replaced),
+            out: &out,
+            aside: &aside,
+            renames: &[],
+            skip: &BOOKS,
+            limits: Limits::default(),
+        };
+        let prepared = carry::prepare(&options, control);
+        let not_allowed = match &prepared {
+            Ok(one) => one.unacknowledged(acknowledged),
+            Err(_) => {
+                let words = tables.iter().map(|table| format!("set-aside:{table}"));
+                words.filter(|word| !acknowledged.contains(word)).collect()
+            }
+        };
+        match prepared {
+            Ok(one) if not_allowed.is_empty() => Ok(Since::Carried(one, replaced)),
+            Ok(one) => {
+                carried::discard(&[one])?;
+                durable::remove(&replaced).map_err(Failure::from)?;
+                let why = "some of it has no place in the database from before the migration";
+                Err(frozen(why, &not_allowed).into())
+            }
+            Err(carry::Error::Gate { failures }) => {
+                durable::remove(&replaced).map_err(Failure::from)?;
+                if !not_allowed.is_empty() {
+                    let why = format!("it could not be carried over ({})", failures.join("; "));
+                    return Err(frozen(&why, &not_allowed).into());
+                }
+                Ok(self.all_aside(&tables, "that others wrote", "Rows set aside", control)?)
+            }
+            Err(error) => {
+                durable::remove(&replaced).map_err(Failure::from)?;
+                Err(carried::failed(&error).into())
+            }
+        }
+    }
+
+    /// Every row that differs from POST, to the file.
+    fn all_aside(
+        &self,
+        tables: &[String],
+        whose: &str,
+        name: &str,
+        control: &mut Control<'_>,
+    ) -> Result<Since, Failure> {
         let path = self.at("set-aside.db");
-        for old in [path.clone(), self.at("set-aside.db.sql")] {
-            durable::remove(&old)?;
-        }
         let why = "undone: these rows came after the migration, behind the shut door";
         let (post, now) = (self.at("post.db"), Side::Live(&self.file));
-        set_aside::write(&path, Side::Finished(&post), now, why, &control.stop)
+        let aside = set_aside::write(&path, Side::Finished(&post), now, why, &control.stop)
             .map_err(|e| failure("the rows could not be set aside", &e))?;
-        let name = if own { "Rows of the smoke tests set aside" } else { "Rows set aside" };
         let file = path.display().to_string();
-        let whose =
-            if own { "written by the smoke tests, or by others meanwhile," } else { "that others wrote" };
-        let words = format!(
-            "rows {whose} in {} are no longer in the database and are kept in {file}",
-            tables.join(", ")
-        );
-        let check = Check::pass("back.rows", name).with("tables", tables).with("file", file);
-        Ok(Some((check, words)))
+        let list = tables.join(", ");
+        let words = format!("rows {whose} in {list} are no longer in the database and are kept in {file}");
+        let rows = aside.map_or(0, |aside| aside.rows());
+        let check = Check::pass("back.rows", name)
+            .with("tables", tables.to_vec())
+            .with("set_aside", rows)
+            .with("file", file);
+        Ok(Since::Aside(check, words))
     }
 
     /// The first release made the database; it goes into the run's folder, with its log.
@@ -327,12 +499,23 @@ impl Keep {
         ))
     }
 
-    /// Removes what only the run needed. What was set aside stays.
+    /// Removes what only the run needed. What was set aside stays, and so do PRE and POST of a migration that went live:
+    /// a rollback needs them (see [`crate::kept`]).
     pub(super) fn tidy(&self) -> Result<(), Failure> {
-        for name in ["pre.db", "post.db", "pre.absent", "smoke-wrote", "reserve"] {
+        if !self.stays() {
+            for name in ["migrated", "pre.db", "post.db"] {
+                durable::remove(&self.at(name))?;
+            }
+        }
+        for name in ["pre.absent", "smoke-wrote", "reserve", "jobs.json", "carried.db"] {
             durable::remove(&self.at(name))?;
         }
+        remove_with_sides(&self.at("post.making.db"));
         self.sweep()
+    }
+
+    fn stays(&self) -> bool {
+        self.has("migrated") && !self.has("restored")
     }
 
     /// Removes what was tried on.
@@ -342,5 +525,16 @@ impl Keep {
             fs::remove_dir_all(&scratch).map_err(|e| io_failure("the scratch folder", &scratch, &e))?;
         }
         Ok(())
+    }
+}
+
+/// Only a person may let it go.
+fn frozen(why: &str, words: &[String]) -> Failure {
+    let flags: Vec<String> = words.iter().map(|word| format!("--acknowledge {word}")).collect();
+    Failure {
+        kind: FailureKind::Frozen,
+        what: "somebody else wrote to the database during the hold".into(),
+        why: why.into(),
+        next: format!("to undo and keep those values in a file: plimsoll rollback {}", flags.join(" ")),
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
 
+pub mod back;
+mod carried;
 mod keep;
+#[cfg(test)]
+mod tests;
 mod tried;
 
 use std::collections::BTreeMap;
@@ -27,7 +31,9 @@ use crate::sqlite::migrate::{self, Job};
 use crate::sqlite::migration::{self, Migrations as Files};
 use crate::sqlite::{self, Control, Progress, Stop, Watcher, history, trial, verify};
 
+pub use carried::Sums;
 pub use keep::Keep;
+use keep::Way;
 pub use tried::Trying;
 
 /// Who changes the schema.
@@ -74,6 +80,10 @@ pub struct Settings {
     pub env: BTreeMap<String, String>,
     /// For a rollback: the schema that the earlier release last ran with, if a run recorded it.
     pub earlier_schema: Option<String>,
+    /// For a rollback: how the data goes back too, the newest run first; empty when only the code does.
+    pub legs: Vec<back::Leg>,
+    /// Whether users are kept out, by a front door, until the release is proved.
+    pub front: bool,
     /// Acknowledgements, as typed.
     pub acknowledged: Vec<String>,
     /// Who gave them.
@@ -327,6 +337,7 @@ impl RunDatabase {
     fn apply(&mut self, until: Moment, stop: &Stop) -> Result<Vec<migrate::Applied>, Failure> {
         let run = self.run_name();
         let mut again = 0;
+        self.keep.note_jobs(&self.jobs)?;
         loop {
             let mut control = self.control(stop.clone());
             let (file, jobs, words) = (&self.settings.file, &self.jobs, &self.settings.acknowledged);
@@ -369,11 +380,28 @@ impl RunDatabase {
     }
 
     fn applied_jobs(&self) -> Result<Vec<Job>, Failure> {
-        let all = self.jobs.iter().map(|job| job.migration.clone()).collect();
+        self.applied_of(&self.jobs)
+    }
+
+    fn applied_of(&self, jobs: &[Job]) -> Result<Vec<Job>, Failure> {
+        let all = jobs.iter().map(|job| job.migration.clone()).collect();
         let status = history::status(&self.settings.file, &Files { all, gaps: Vec::new() })
             .map_err(|e| migration_failure("the applied migrations cannot be read", &e))?;
-        let done = self.jobs.iter().filter(|job| !status.pending.contains(&job.migration.version));
+        let done = jobs.iter().filter(|job| !status.pending.contains(&job.migration.version));
         Ok(done.cloned().collect())
+    }
+
+    /// The owner may have died between two migrations, before POST: it is made from PRE by those that are applied, so
+    /// that the undo sees what others wrote.
+    fn post_of_the_dead(&self, control: &mut Control<'_>) -> Result<(), Failure> {
+        if !self.keep.lacks_post() || !self.exists()? {
+            return Ok(());
+        }
+        let done = self.applied_of(&self.keep.jobs()?)?;
+        if done.is_empty() {
+            return Ok(());
+        }
+        self.keep.make_post(&done, &self.settings.acknowledged, control)
     }
 
     fn written_by_others(&self) -> Result<bool, Failure> {
@@ -476,8 +504,11 @@ impl Database for RunDatabase {
     fn rehearse(&mut self, release: &Release, kind: Kind) -> Result<(Rehearsal, Vec<Check>), Failure> {
         self.room()?;
         let exists = self.must_exist()?;
-        if kind == Kind::Rollback {
+        if kind == Kind::Rollback && self.settings.legs.is_empty() {
             return self.fits_earlier(release);
+        }
+        if kind == Kind::Rollback {
+            return self.rehearse_back();
         }
         let (mut rehearsal, mut checks) = match self.settings.migrations.clone() {
             Migrations::Folder(folder) => self.try_on_copy(release, &folder, exists)?,
@@ -523,6 +554,9 @@ impl Database for RunDatabase {
 
     fn migrate(&mut self, release: &Release, until: Moment) -> Result<Vec<Check>, Failure> {
         let stop = self.stop_by(until);
+        if !self.settings.legs.is_empty() {
+            return self.go_back(&stop);
+        }
         let mut checks = match self.settings.migrations.clone() {
             Migrations::Folder(_) => {
                 if !self.exists()? {
@@ -546,11 +580,15 @@ impl Database for RunDatabase {
                 return Ok(vec![Check::skipped("deploy.migrate", "Migrations", why)]);
             }
         };
-        if checks.is_empty() {
+        let migrated = !checks.is_empty();
+        if !migrated {
             checks.push(Check::skipped("deploy.migrate", "Migrations", "none is pending"));
         }
         let mut control = self.control(stop);
         self.keep.take_post(&mut control)?;
+        if migrated {
+            self.keep.note_migrated()?;
+        }
         // A write of somebody else that came before POST was taken is in POST, where an undo would not see it.
         // POST is then made from PRE, by the same migrations.
         if self.written_by_others()? && matches!(self.settings.migrations, Migrations::Folder(_)) {
@@ -566,6 +604,15 @@ impl Database for RunDatabase {
                 Check::fail("verify.script", "The database is there", why)
                     .with("next", "let the app open the file named by DATABASE_PATH"),
             ]);
+        }
+        // An app that migrates at its start has done so by now, and nobody has been let in to it.
+        if matches!(self.settings.migrations, Migrations::App)
+            && self.settings.front
+            && self.keep.lacks_post()
+        {
+            let mut control = Control::quiet(self.settings.stop.clone());
+            self.keep.take_post(&mut control)?;
+            self.keep.note_migrated()?;
         }
         let now = self.counts()?;
         let schema = now.schema_hash();
@@ -617,8 +664,20 @@ impl Database for RunDatabase {
         // It must not stand in the way of the restore.
         self.watcher = None;
         let mut control = Control::quiet(Stop::new());
-        let own = matches!(self.settings.migrations, Migrations::Folder(_));
-        self.keep.restore(acknowledged, own, &mut control)
+        let way = match self.settings.migrations {
+            Migrations::Folder(_) => Way::Own,
+            _ if !self.settings.legs.is_empty() => Way::RolledBack,
+            _ => Way::Others,
+        };
+        if !self.settings.legs.is_empty() {
+            self.keep.forget_plan()?;
+        } else if way == Way::Own
+            && let Err(failure) = self.post_of_the_dead(&mut control)
+        {
+            // Without it the way back still works, and says that it could not see what others wrote.
+            (self.settings.on_line)(&failure.to_string());
+        }
+        self.keep.restore(acknowledged, way, &mut control)
     }
 
     fn unharmed(&mut self) -> Result<Vec<Check>, Failure> {

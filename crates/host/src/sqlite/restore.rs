@@ -41,12 +41,14 @@ pub enum Guard<'a> {
 }
 
 /// How what is replaced is kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Keep {
     /// As a verified backup.
     Backup,
     /// As a plain copy, `<database>.replaced.YYYYMMDD_HHMMSS`: an eighth of the time, for a hold with a deadline.
     Copy,
+    /// The caller has a copy of just what the [`Guard`] demands.
+    Is(PathBuf),
 }
 
 /// How to restore.
@@ -394,8 +396,10 @@ fn keep(target: &Path, options: &Options, control: &mut Control<'_>) -> Result<P
         let aside = aside(target, word, options);
         copy(target, &aside, &options.limits, control).map(|_| aside)
     };
-    if options.keep == Keep::Copy {
-        return plain("replaced", control);
+    match &options.keep {
+        Keep::Is(copy) => return Ok(copy.clone()),
+        Keep::Copy => return plain("replaced", control),
+        Keep::Backup => {}
     }
     let mut request = Request::new(target, &options.folder, "before-restore");
     request.run.clone_from(&options.run);
@@ -405,6 +409,17 @@ fn keep(target: &Path, options: &Options, control: &mut Control<'_>) -> Result<P
         Err(Error::Corrupt { .. }) => plain("damaged", control),
         Err(other) => Err(other),
     }
+}
+
+/// Copies a database to where a restore would keep it: `<database>.replaced.YYYYMMDD_HHMMSS` in `folder`.
+///
+/// # Errors
+/// As [`copy`](super::copy::copy); nothing is there then.
+pub fn copy_aside(target: &Path, folder: &Path, control: &mut Control<'_>) -> Result<PathBuf, Error> {
+    let options = Options::new(folder);
+    durable::create_dir(folder, durable::PRIVATE_DIR)?;
+    let aside = aside(target, "replaced", &options);
+    copy(target, &aside, &options.limits, control).map(|_| aside)
 }
 
 /// The first free name for what is kept. `word` stands in the place of "backup": nobody takes it for one.

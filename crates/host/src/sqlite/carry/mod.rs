@@ -123,6 +123,8 @@ pub struct Options<'a> {
     pub aside: &'a Path,
     /// Renames that cannot be recognised, such as that of a column without values.
     pub renames: &'a [Rename],
+    /// Tables that stay as the backup has them, whatever happened to them since: the migrator's own books.
+    pub skip: &'a [&'a str],
     /// How far copying a live database may go at the app's expense.
     pub limits: Limits,
 }
@@ -249,7 +251,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         let connection = open_finished(path)?;
         let read = || {
             Ok((
-                Shapes::read(&connection)?,
+                Shapes::read(&connection)?.without(options.skip),
                 schema::sequences(&connection)?,
                 connection.query_row("PRAGMA user_version", [], |row| row.get(0))?,
             ))
@@ -260,7 +262,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
     let (now_shapes, now_sequences, now_version) = shapes(now)?;
     let mut connection = open_own(out.path(), ForeignKeys::Off)?;
     control.stop.interrupts(&mut connection);
-    let pre_shapes = Shapes::read(&connection).map_err(failed)?;
+    let pre_shapes = Shapes::read(&connection).map_err(failed)?.without(options.skip);
     attach(&connection, options.post, now, scratch.path()).map_err(failed)?;
     let mut draft =
         Draft { connection, pre: pre_shapes, mappings: Vec::new(), entries: 0, unchecked: Vec::new() };
@@ -370,6 +372,7 @@ mod tests {
                 out: &out,
                 aside: &aside,
                 renames,
+                skip: &[],
                 limits: Limits::default(),
             };
             prepare(&options, &mut Control::default())
@@ -684,6 +687,7 @@ mod tests {
             out: &out,
             aside: &aside,
             renames: &[],
+            skip: &[],
             limits: Limits::default(),
         };
         let carried = prepare(&options, &mut Control::default()).unwrap();
@@ -720,6 +724,33 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_skipped_stays_as_the_backup_has_it() {
+        let books =
+            "CREATE TABLE books (id INTEGER PRIMARY KEY AUTOINCREMENT, v); INSERT INTO books (v) VALUES (1);";
+        let case = Case::new(
+            &format!("{SHOP} {books}"),
+            "INSERT INTO books (v) VALUES (2);",
+            "UPDATE books SET v = 3 WHERE v = 2; INSERT INTO books (v) VALUES (4); INSERT INTO log VALUES (9, 'x');",
+        );
+        let (pre, post, now, out, aside) =
+            (case.path("pre"), case.path("post"), case.path("now"), case.path("out"), case.path("aside"));
+        let options = Options {
+            pre: &pre,
+            post: &post,
+            now: Side::Finished(&now),
+            out: &out,
+            aside: &aside,
+            renames: &[],
+            skip: &["Books"],
+            limits: Limits::default(),
+        };
+        let carried = prepare(&options, &mut Control::default()).unwrap();
+        assert_eq!(carried.tables.keys().collect::<Vec<_>>(), ["log"]);
+        assert_eq!(case.out("SELECT id, v FROM books"), ["1 1"]);
+        assert_eq!(case.out("SELECT seq FROM sqlite_sequence WHERE name = 'books'"), ["1"]);
+    }
+
+    #[test]
     fn asked_to_stop_it_leaves_nothing() {
         let case = Case::new(SHOP, "", "DELETE FROM log;");
         let (pre, post, now, out, aside) =
@@ -733,6 +764,7 @@ mod tests {
             out: &out,
             aside: &aside,
             renames: &[],
+            skip: &[],
             limits: Limits::default(),
         };
         assert!(prepare(&options, &mut Control::quiet(stop)).is_err());

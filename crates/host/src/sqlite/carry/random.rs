@@ -400,8 +400,7 @@ fn same(case: &Case) -> Result<(), String> {
         Difference::Rows { table, .. } | Difference::Values { table } => !shadow(table),
         _ => true,
     };
-    let found: Vec<String> =
-        now.differences(&out).iter().filter(inside).map(Difference::to_string).collect();
+    let found: Vec<String> = now.differences(&out).iter().filter(inside).map(Difference::to_string).collect();
     let open = |name: &str| Connection::open(case.path(name)).unwrap();
     if texts(&open("now")) != texts(&open("out")) {
         return Err("the full-text index has other rows".into());
@@ -413,9 +412,8 @@ fn same(case: &Case) -> Result<(), String> {
 fn indexes_hold(case: &Case, carried: &Carried) -> Result<(), String> {
     let out = Connection::open(case.path("out")).unwrap();
     let applied: u64 = carried.tables.values().map(|tally| tally.applied).sum();
-    let there = |name: &str| {
-        out.query_row("SELECT 1 FROM sqlite_schema WHERE name = ?1", [name], |_| Ok(())).is_ok()
-    };
+    let there =
+        |name: &str| out.query_row("SELECT 1 FROM sqlite_schema WHERE name = ?1", [name], |_| Ok(())).is_ok();
     // An index that the app let go stale before is built again only when something was carried.
     for name in ["own_text", "found"].into_iter().filter(|name| there(name) && applied > 0) {
         out.execute_batch(&format!("INSERT INTO {name}({name}, rank) VALUES ('integrity-check', 1)"))

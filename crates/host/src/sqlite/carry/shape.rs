@@ -87,6 +87,12 @@ impl Shapes {
         Ok(shapes)
     }
 
+    /// The same but for some tables.
+    pub(super) fn without(mut self, skip: &[&str]) -> Self {
+        self.tables.retain(|name, _| !skip.iter().any(|skipped| skipped.eq_ignore_ascii_case(name)));
+        self
+    }
+
     fn add_virtual(&mut self, connection: &Connection, name: &str) -> rusqlite::Result<()> {
         let sql: String = connection.query_row(
             "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1",
