@@ -110,7 +110,7 @@ fn rollback_crash_after(event: u64) -> Option<String> {
     let buyers = Buyers::start(sandbox.port, 2);
     buyers.place(4);
     let before = Production::while_buying(&sandbox);
-    let output = sandbox.plimsoll(&["rollback", "--yes"]);
+    let output = sandbox.plimsoll(&["rollback", "--data", "--yes"]);
     if output.code == Some(0) {
         buyers.stop().unharmed(&sandbox.database());
         drop(serve);

@@ -395,9 +395,12 @@ pub(crate) struct RollbackArgs {
     /// Do not ask before it begins
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Show what it would do, and change nothing
+    /// Show what it would do, tried on copies, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Take the data back too, with what users wrote since, though the code alone would do
+    #[arg(long)]
+    pub(crate) data: bool,
     /// Accept one named loss, as the refused rollback named it; may be given several times
     #[arg(long, value_name = "WHAT", value_parser = words)]
     pub(crate) acknowledge: Vec<String>,

@@ -106,6 +106,7 @@ impl<'a> Follow<'a> {
             | Event::Held { .. }
             | Event::Rehearsed { .. }
             | Event::Acknowledged { .. }
+            | Event::Reconciled { .. }
             | Event::Answered { .. }
             | Event::Signed { .. }
             | Event::Ended { .. } => {}

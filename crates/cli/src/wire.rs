@@ -43,6 +43,9 @@ pub(crate) enum Request {
         to: Option<String>,
         /// Only say what it would do.
         dry_run: bool,
+        /// Whether the data must go back too, though the code alone would do.
+        #[serde(default)]
+        data: bool,
         /// Whether a person is there to be asked.
         ask: bool,
         /// Acknowledgements, as typed.

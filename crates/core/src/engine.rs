@@ -9,6 +9,7 @@ use crate::plan::{
     Agreed, Decision, Limits, Refusal, Rehearsal, Release, ReleaseId, Step, Strategy, decide_within, words,
 };
 use crate::ports::{Failure, FailureKind, Moment, Ports};
+use crate::reconcile::Reconciliation;
 use crate::record::{Ending, Entry, Event, Kind, Order, State, exit, exit_code};
 
 /// How long a release that does not come up may take to be ended.
@@ -545,6 +546,7 @@ impl<'a> Engine<'a> {
     }
 
     fn end_as(mut self, ending: Ending, failure: Option<Failure>) -> Outcome {
+        self.reconcile();
         if let Err(failure) = self.ports.database.tidy() {
             self.record_or_warn(Event::Warned { what: failure.to_string() });
         }
@@ -563,6 +565,26 @@ impl<'a> Engine<'a> {
         let event = Event::Ended { ending, exit, message: message.clone(), hold_ms: self.gap_ms, ms };
         self.record_or_warn(event);
         Outcome { ending: Some(ending), exit, failure, message }
+    }
+
+    /// The accounts of a run that touched production. They change nothing about how it ended.
+    fn reconcile(&mut self) {
+        if !self.state.touched() {
+            return;
+        }
+        let requests = self.ports.gate.requests();
+        match self.ports.database.reconcile() {
+            Ok(rows) if rows.is_some() || requests.is_some() => {
+                let reconciliation = Reconciliation { requests, ..rows.unwrap_or_default() };
+                for behind in reconciliation.behind() {
+                    let what = format!("a number could be given twice, its counter is behind: {behind}");
+                    self.record_or_warn(Event::Warned { what });
+                }
+                self.record_or_warn(Event::Reconciled { reconciliation });
+            }
+            Ok(_) => {}
+            Err(failure) => self.record_or_warn(Event::Warned { what: failure.to_string() }),
+        }
     }
 
     fn message(&self, ending: Ending, failure: Option<&Failure>) -> String {

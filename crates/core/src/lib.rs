@@ -13,6 +13,7 @@ pub mod engine;
 pub mod notify;
 pub mod plan;
 pub mod ports;
+pub mod reconcile;
 pub mod record;
 pub mod report;
 pub mod watch;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::Check;
 use crate::notify::{Occasion, Told};
 use crate::plan::{Agreed, Decision, Rehearsal, Release, ReleaseId, Strategy};
+use crate::reconcile::{Reconciliation, Requests};
 use crate::record::{Answered, Entry, Event, Kind, State};
 
 /// Why a step could not be done. Always says what failed, why, and what a person types next; the engine adds
@@ -230,6 +231,14 @@ pub trait Database {
     /// # Errors
     /// When the database cannot be read.
     fn unharmed(&mut self) -> Result<Vec<Check>, Failure>;
+    /// Every table's rows before the run, after its migration and now, and the AUTOINCREMENT counters; asked at the end,
+    /// when nobody waits. `None` where that is not known.
+    ///
+    /// # Errors
+    /// A warning.
+    fn reconcile(&mut self) -> Result<Option<Reconciliation>, Failure> {
+        Ok(None)
+    }
     /// Forgets copies that only the run needed. Never touches backups or production.
     ///
     /// # Errors
@@ -279,6 +288,10 @@ pub trait Gate {
     /// # Errors
     /// When the release does not run.
     fn open(&mut self, release: &ReleaseId) -> Result<Vec<Check>, Failure>;
+    /// What went through the door since it was told of the run.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
     /// Nobody is let in; every answer is a page that says `why`.
     ///
     /// # Errors

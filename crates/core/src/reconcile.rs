@@ -118,7 +118,8 @@ impl Reconciliation {
                     format!("{} {:+} {:+} = {}", rows.before, rows.by_migration, rows.by_users, rows.now),
                 );
             }
-            let still = self.tables.values().filter(|rows| rows.by_migration == 0 && rows.by_users == 0).count();
+            let still =
+                self.tables.values().filter(|rows| rows.by_migration == 0 && rows.by_users == 0).count();
             checks.push(check.with("tables_with_as_many_rows_as_before", still as u64));
         }
         if !self.sequences.is_empty() {

@@ -6,6 +6,7 @@ use crate::check::Check;
 use crate::notify::{Delivery, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind, Moment};
+use crate::reconcile::Reconciliation;
 
 /// The version of the record format written by this program; see `docs/record-format.md`.
 pub const FORMAT: u32 = 1;
@@ -262,6 +263,11 @@ pub enum Event {
         /// What it found and ended first.
         ended: Vec<String>,
     },
+    /// The accounts of the run, at its end.
+    Reconciled {
+        /// Requests, rows and numbers.
+        reconciliation: Reconciliation,
+    },
     /// Something went wrong that does not change the outcome.
     Warned {
         /// What.
@@ -398,6 +404,8 @@ pub struct State {
     pub checks: Vec<(Step, Check)>,
     /// Acknowledgements, as typed, those given later included.
     pub acknowledged: Vec<String>,
+    /// The accounts of the run.
+    pub reconciliation: Option<Reconciliation>,
     /// Things that went wrong without changing the outcome.
     pub warnings: Vec<String>,
     /// Messages, each as it stands now.
@@ -454,6 +462,7 @@ impl State {
             }
             Event::UndoFailed { step, failure } => self.undo_failure = Some((*step, failure.clone())),
             Event::Acknowledged { what, .. } => self.acknowledged.extend(what.iter().cloned()),
+            Event::Reconciled { reconciliation } => self.reconciliation = Some(reconciliation.clone()),
             Event::Warned { what } => self.warnings.push(what.clone()),
             Event::Told { told } => {
                 self.told.retain(|earlier| earlier.id != told.id);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use plimsoll_core::check::Check;
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::ports::{Clock, Failure, FailureKind, Gate, Moment};
+use plimsoll_core::reconcile::Requests;
 
 use crate::FrontDoor;
 use crate::page::Page;
@@ -31,6 +32,8 @@ pub struct Door {
     clock: Arc<dyn Clock + Send + Sync>,
     /// The counters when the hold began.
     before: Option<Counts>,
+    /// The counters when the door was told of the run.
+    began: Counts,
 }
 
 impl Door {
@@ -45,7 +48,8 @@ impl Door {
         opened: Opened,
         clock: Arc<dyn Clock + Send + Sync>,
     ) -> Self {
-        Door { front, app: app.to_owned(), drain, address_of, held_mark, opened, clock, before: None }
+        let began = front.traffic();
+        Door { front, app: app.to_owned(), drain, address_of, held_mark, opened, clock, before: None, began }
     }
 
     fn ms(duration: Duration) -> u64 {
@@ -124,6 +128,29 @@ impl Gate for Door {
             .with("drained_ms", Door::ms(drained.waited))
             .with("ended", drained.ended as u64);
         Ok(vec![check])
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        let mut last = None;
+        // Each counter is read by itself, and requests move on meanwhile.
+        for _ in 0..20 {
+            let now = self.front.traffic();
+            let met = now.since(&self.began);
+            let requests = Requests {
+                accepted: met.requests + self.began.in_flight + self.began.parked,
+                held: met.held,
+                answered: met.answered(),
+                turned_away: met.refused_here,
+                left: met.left,
+                inside: now.in_flight + now.parked,
+            };
+            last = Some(requests);
+            if requests.balanced() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        last
     }
 
     fn shut(&mut self, _why: &str) -> Result<(), Failure> {

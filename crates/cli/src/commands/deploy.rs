@@ -45,6 +45,7 @@ pub(crate) fn rollback(config: &Config, args: &RollbackArgs, ui: &Arc<Ui>) -> Re
     let request = Request::Rollback {
         to: args.to.clone(),
         dry_run: args.dry_run,
+        data: args.data,
         ask: !args.yes && ui.can_ask(),
         acknowledge: args.acknowledge.clone(),
         by: station::person(),

@@ -14,6 +14,29 @@ use crate::audience::Onlooker;
 use crate::wire::Reply;
 use crate::wiring;
 
+/// How a release is brought back.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// The code alone. The database must have this schema, where one is known.
+    Code {
+        /// Its hash.
+        schema: Option<String>,
+        /// Why that is enough, as the end of a sentence.
+        why: &'static str,
+    },
+    /// The data too, over these runs, the newest first.
+    Data(Vec<Leg>),
+}
+
+impl Way {
+    pub(super) fn legs(&self) -> &[Leg] {
+        match self {
+            Way::Code { .. } => &[],
+            Way::Data(legs) => legs,
+        }
+    }
+}
+
 /// The runs between two releases that changed the data.
 #[derive(Debug, Default)]
 struct Between {
@@ -23,18 +46,34 @@ struct Between {
     missing: Vec<u32>,
     /// Whether the runs lead all the way.
     whole: bool,
+    /// Whether each of them saw the release before it work on the changed data.
+    proven: bool,
 }
 
 impl Station {
-    /// How the data goes back from `from` to `to`, as runs before `run` have kept it; empty when only the code does.
+    /// How `to` is brought back after `from`, as the runs before `run` have kept it: with the code alone when that is
+    /// proven, unless `data` says that the data must go back too.
     ///
     /// # Errors
     /// [`FailureKind::Blocked`] when users' rows would be lost whichever way: then the release goes on serving.
-    pub(super) fn way_back(&self, from: &ReleaseId, to: &ReleaseId, run: u32) -> Result<Vec<Leg>, Failure> {
+    pub(super) fn way_back(
+        &self,
+        from: &ReleaseId,
+        to: &ReleaseId,
+        run: u32,
+        data: bool,
+    ) -> Result<Way, Failure> {
         let between = self.between(from, to, run)?;
         if between.legs.is_empty() && between.missing.is_empty() {
-            self.code_alone(to)?;
-            return Ok(Vec::new());
+            let schema = self.schema_of(to);
+            self.code_alone(to, schema.as_deref())?;
+            return Ok(Way::Code { schema, why: "the database has the schema that it ran with" });
+        }
+        if between.proven && !data {
+            let schema = self.schema_of(from);
+            self.code_alone(to, schema.as_deref())?;
+            let why = "it was seen to work on the migrated data when that was rehearsed";
+            return Ok(Way::Code { schema, why });
         }
         let why = if !between.missing.is_empty() {
             let runs: Vec<String> = between.missing.iter().map(u32::to_string).collect();
@@ -42,7 +81,7 @@ impl Station {
         } else if !between.whole {
             format!("the runs that are kept do not lead back to {to}")
         } else {
-            return Ok(between.legs);
+            return Ok(Way::Data(between.legs));
         };
         Err(Failure {
             kind: FailureKind::Blocked,
@@ -54,8 +93,20 @@ impl Station {
         })
     }
 
+    /// The way of a run that is taken over, as it was chosen.
+    pub(super) fn way_of(&self, state: &State) -> Way {
+        let order = state.order.as_ref();
+        let ends = order.and_then(|order| Some((order.run, order.from.as_ref()?, &order.to.as_ref()?.id)));
+        let data = state.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.carry.is_some());
+        let between = ends.filter(|_| data).and_then(|(run, from, to)| self.between(from, to, run).ok());
+        match between {
+            Some(between) => Way::Data(between.legs),
+            None => Way::Code { schema: None, why: "" },
+        }
+    }
+
     fn between(&self, from: &ReleaseId, to: &ReleaseId, run: u32) -> Result<Between, Failure> {
-        let mut between = Between::default();
+        let mut between = Between { proven: true, ..Between::default() };
         let mut at = from.clone();
         for earlier in self.runs.list()?.into_iter().rev().filter(|earlier| *earlier < run) {
             let state = State::fold(&self.runs.entries(earlier)?);
@@ -73,6 +124,8 @@ impl Station {
                 break;
             }
             if changed_data(&state) {
+                let rehearsal = state.rehearsal.as_ref();
+                between.proven &= rehearsal.is_some_and(|rehearsal| rehearsal.code_only == Some(true));
                 match Leg::of(earlier, &self.runs.folder(earlier)) {
                     Some(leg) => between.legs.push(leg),
                     None => between.missing.push(earlier),
@@ -87,15 +140,16 @@ impl Station {
                 None => break,
             }
         }
+        between.proven &= between.whole;
         Ok(between)
     }
 
-    /// Going back with the code alone is safe only while the database has the schema that the release ran with. Seen
-    /// before a run is begun; the run looks again.
-    fn code_alone(&self, target: &ReleaseId) -> Result<(), Failure> {
+    /// Going back with the code alone is safe only while the database has the schema that the release is known to work
+    /// with. Seen before a run is begun; the run looks again.
+    fn code_alone(&self, target: &ReleaseId, schema: Option<&str>) -> Result<(), Failure> {
         let file = wiring::database_file(&self.config)?;
         let now = database::schema_of(&file)?;
-        database::fits_earlier(target, self.schema_of(target).as_deref(), &now)
+        database::fits_earlier(target, schema, &now)
     }
 
     /// What a rollback would do, before anything is stopped: seen on copies, nothing is changed.
@@ -103,23 +157,21 @@ impl Station {
         &self,
         from: &ReleaseId,
         target: &Release,
-        legs: &[Leg],
+        way: &Way,
         acknowledged: &[String],
         onlooker: &Onlooker,
     ) -> Result<Reply, Failure> {
-        let unchanged = |message: String, exit: u8, failure: Option<Failure>| Reply::Outcome {
-            run: None,
-            ending: Some(Ending::Unchanged),
-            exit,
-            message,
-            failure,
+        let legs = match way {
+            Way::Code { why, .. } => {
+                let message = format!(
+                    "This would bring {} live again instead of {from}, the code alone: {why}. The database stays as it is.",
+                    target.id
+                );
+                return Ok(unchanged(message, exit::DONE, None));
+            }
+            Way::Data(legs) => legs,
         };
         let would = format!("This would bring {} live again instead of {from}", target.id);
-        if legs.is_empty() {
-            let message =
-                format!("{would}; the database has the schema that it ran with, and stays as it is.");
-            return Ok(unchanged(message, exit::DONE, None));
-        }
         let file = wiring::database_file(&self.config)?;
         let folder = self.runs.folder(0).with_file_name("dry-run");
         let preview = back::preview(&file, legs, &folder, acknowledged)?;
@@ -158,6 +210,10 @@ impl Station {
         };
         Ok(unchanged(message, exit::BLOCKED, Some(failure)))
     }
+}
+
+fn unchanged(message: String, exit: u8, failure: Option<Failure>) -> Reply {
+    Reply::Outcome { run: None, ending: Some(Ending::Unchanged), exit, message, failure }
 }
 
 /// Whether a run that ended well left other data than it found.

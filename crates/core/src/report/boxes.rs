@@ -221,6 +221,11 @@ pub(super) fn observed(entries: &[Entry]) -> Vec<Observed> {
                 }
                 seen.push(Observed { check, step: Some(*step), at: entry.at.clone() });
             }
+            Event::Reconciled { reconciliation } => {
+                let at = entry.at.clone();
+                let checks = reconciliation.checks().into_iter();
+                seen.extend(checks.map(|check| Observed { check, step: None, at: at.clone() }));
+            }
             Event::Watched { check } | Event::SpotChecked { check, .. } => {
                 seen.push(Observed { check: check.clone(), step: None, at: entry.at.clone() });
             }

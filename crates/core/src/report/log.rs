@@ -122,6 +122,17 @@ fn event(event: &Event) -> String {
             format!("taken over by another process; ended first: {}", ended.join(", "))
         }
         Event::Warned { what } => format!("WARNING: {what}"),
+        Event::Reconciled { reconciliation } => {
+            let checks = reconciliation.checks();
+            let lines = checks.iter().map(|check| {
+                let seen = check.evidence.iter().map(|(name, value)| match value.as_str() {
+                    Some(text) => format!("{name}: {text}"),
+                    None => format!("{name}: {value}"),
+                });
+                format!("{} ({})", check.name, seen.collect::<Vec<_>>().join(", "))
+            });
+            one_line(&lines.collect::<Vec<_>>().join("; "))
+        }
         Event::Told { told } => {
             let (group, to, way) = (&told.group, &told.to, told.way.word());
             let why = if told.why.is_empty() { String::new() } else { format!(": {}", one_line(&told.why)) };

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::checklist::Phase;
 use crate::plan::{Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind};
+use crate::reconcile::Reconciliation;
 use crate::record::{Ending, Entry, Event, Kind, State};
 
 pub use boxes::{Answer, ItemReport, Observed};
@@ -81,6 +82,8 @@ pub struct Report {
     pub items: Vec<ItemReport>,
     /// Observations that belong to no box of the paper.
     pub other: Vec<Observed>,
+    /// Requests, rows and numbers, reckoned up at the end; `None` before, and when production was not touched.
+    pub reconciliation: Option<Reconciliation>,
     /// Things that went wrong without changing the outcome.
     pub warnings: Vec<String>,
     /// Acknowledgements, as typed.
@@ -155,6 +158,7 @@ impl Report {
             steps,
             items: Vec::new(),
             other: Vec::new(),
+            reconciliation: state.reconciliation.clone(),
             warnings: state.warnings.clone(),
             acknowledged: state.acknowledged.clone(),
             rehearsal: state.rehearsal.clone(),

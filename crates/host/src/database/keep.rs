@@ -41,7 +41,7 @@ enum Since {
     /// All of it is in a file: the evidence, and the end of a sentence.
     Aside(Check, String),
     /// It is carried over; the copy of the database that is going to be replaced.
-    Carried(Carried, PathBuf),
+    Carried(Box<Carried>, PathBuf),
 }
 
 /// Why PRE could not be put back.
@@ -228,6 +228,18 @@ impl Keep {
             .map_err(|e| failure("the final snapshot cannot be counted", &e))
     }
 
+    /// The counts of POST; `None` when none was taken, or the way back is done.
+    pub(super) fn post_counts(&self) -> Result<Option<Fingerprint>, Failure> {
+        let post = self.at("post.db");
+        if !post.exists() || self.has("restored") {
+            return Ok(None);
+        }
+        let mut control = Control::quiet(crate::sqlite::Stop::new());
+        Fingerprint::of(&post, Depth::Counts, &mut control)
+            .map(Some)
+            .map_err(|e| failure("the snapshot after the migration cannot be counted", &e))
+    }
+
     /// Puts PRE back, unless the database still equals it; what others wrote since POST is carried over.
     pub(super) fn restore(
         &self,
@@ -304,8 +316,8 @@ impl Keep {
                     kept = Some(words);
                 }
                 Since::Carried(one, replaced) => {
-                    checks.push(carried::evidence(std::slice::from_ref(&one)));
-                    kept = carried::words(std::slice::from_ref(&one), "that others made meanwhile");
+                    checks.push(carried::evidence(std::slice::from_ref(&*one)));
+                    kept = carried::words(std::slice::from_ref(&*one), "that others made meanwhile");
                     carried = Some((one, replaced));
                 }
             }
@@ -427,7 +439,7 @@ impl Keep {
             }
         };
         match prepared {
-            Ok(one) if not_allowed.is_empty() => Ok(Since::Carried(one, replaced)),
+            Ok(one) if not_allowed.is_empty() => Ok(Since::Carried(Box::new(one), replaced)),
             Ok(one) => {
                 carried::discard(&[one])?;
                 durable::remove(&replaced).map_err(Failure::from)?;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use plimsoll_core::check::Check;
 use plimsoll_core::plan::{Pending, Rehearsal, Release, ReleaseId};
 use plimsoll_core::ports::{Clock, Database, Failure, FailureKind, Moment, Restored};
+use plimsoll_core::reconcile::{Reconciliation, Rows, Sequence};
 use plimsoll_core::record::Kind;
 use serde_json::{Map, Value};
 
@@ -699,6 +700,31 @@ impl Database for RunDatabase {
         }
         harm.push(format!("the backup from before is {}", backup.path.display()));
         Ok(vec![Check::fail("back.verify", name, harm.join("; "))])
+    }
+
+    fn reconcile(&mut self) -> Result<Option<Reconciliation>, Failure> {
+        if !self.exists()? {
+            return Ok(None);
+        }
+        let before = match self.keep.pre_counts()? {
+            Some(before) => Some(before),
+            None => self.backup.as_ref().map(|backup| backup.manifest.content.clone()),
+        };
+        let migrated = self.keep.post_counts()?;
+        let now = self.counts()?;
+        let rows = |of: &Option<Fingerprint>, table: &String| {
+            of.as_ref().map(|of| of.tables.get(table).map_or(0, |content| content.rows))
+        };
+        let tables = now.tables.keys().chain(before.iter().flat_map(|before| before.tables.keys()));
+        let tables = tables.map(|table| {
+            let count = now.tables.get(table).map_or(0, |content| content.rows);
+            (table.clone(), Rows::of(rows(&before, table), rows(&migrated, table), count))
+        });
+        let sequences = sqlite::schema::numbers(&self.settings.file)
+            .map_err(|e| failure("the numbers of the rows cannot be read", &e))?
+            .into_iter()
+            .map(|(table, (counter, largest))| (table, Sequence { counter, largest }));
+        Ok(Some(Reconciliation { requests: None, tables: tables.collect(), sequences: sequences.collect() }))
     }
 
     fn tidy(&mut self) -> Result<(), Failure> {

@@ -70,6 +70,8 @@ impl Bed {
             legs,
             front: true,
             acknowledged: Vec::new(),
+            by: "test".into(),
+            trying: Err("there is no release to try".into()),
             clock: Arc::new(SystemClock),
             stop: Stop::new(),
             stop_asked: Arc::new(|| false),

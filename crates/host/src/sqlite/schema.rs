@@ -1,6 +1,7 @@
 //! What a database is made of: its objects, and each table's columns and key.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,23 @@ pub fn tables(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Tabl
             Ok((name.clone(), Table { name, root_page, sql, columns, key }))
         })
         .collect()
+}
+
+/// Every AUTOINCREMENT counter with the largest number that is there.
+///
+/// # Errors
+/// As [`open_read`](super::connection::open_read), and when a table cannot be read.
+pub fn numbers(path: &Path) -> Result<BTreeMap<String, (i64, i64)>, super::Error> {
+    let connection = super::connection::open_read(path)?;
+    let read = || {
+        let mut found = BTreeMap::new();
+        for (table, counter) in sequences(&connection)? {
+            let sql = format!("SELECT coalesce(max(rowid), 0) FROM {}", quoted(&table));
+            found.insert(table, (counter, connection.query_row(&sql, [], |row| row.get(0))?));
+        }
+        Ok(found)
+    };
+    read().map_err(|e| super::Error::of(path, "reading its numbers", &e))
 }
 
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<(Vec<Column>, Vec<String>)> {

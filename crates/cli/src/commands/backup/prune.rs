@@ -5,6 +5,7 @@ use plimsoll_core::check::Verdict;
 use plimsoll_host::backups::{self, Entry, Fate, Retention};
 use plimsoll_host::copies;
 use plimsoll_host::journal::Runs;
+use plimsoll_host::kept;
 use plimsoll_host::sqlite::Control;
 use serde_json::json;
 
@@ -34,13 +35,26 @@ fn retention(place: &Place, args: &BackupPruneArgs) -> Retention {
 pub(super) fn prune(place: &Place, args: &BackupPruneArgs, ui: &Ui) -> Result<(), Error> {
     let retention = retention(place, args);
     let fates = decide(place, &retention)?;
-    if fates.is_empty() {
+    let snapshots = snapshots(place)?;
+    if fates.is_empty() && snapshots.is_empty() {
         ui.say(&format!("there are no backups of {} in {}", place.name(), place.backups.display()));
         return Ok(());
     }
     if !args.dry_run {
         remove(place, &fates)?;
+        kept::prune(&snapshots).map_err(|error| {
+            Error::failed("not all snapshots of older runs could be removed")
+                .why(error.to_string())
+                .state("those that are to be kept are all there")
+                .next("remove them by hand, or see who owns them")
+        })?;
     }
+    let snapshots = snapshots.into_iter().map(|fate| Fate {
+        reason: format!("{} ({})", fate.reason, size(fate.bytes)),
+        path: fate.path,
+        keep: fate.keep,
+    });
+    let fates: Vec<Fate> = fates.into_iter().chain(snapshots).collect();
     for fate in &fates {
         tell(fate, !args.dry_run, ui);
     }
@@ -121,6 +135,21 @@ fn remove(place: &Place, fates: &[Fate]) -> Result<(), Error> {
     })
 }
 
+/// What runs have kept of the database beside the backups: for going back, and what was replaced.
+fn snapshots(place: &Place) -> Result<Vec<kept::Fate>, Error> {
+    let Some(config) = &place.config else { return Ok(Vec::new()) };
+    kept::fates(&Runs::of(&config.app.root)).map_err(|error| {
+        Error::failed("it is unknown which snapshots a run still needs")
+            .why(error.to_string())
+            .state("none was removed")
+            .next("plimsoll status")
+    })
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 10 << 20 { format!("{} KiB", bytes.div_ceil(1 << 10)) } else { format!("{} MiB", bytes >> 20) }
+}
+
 /// The last runs, and one that is not resolved.
 fn needed_runs(place: &Place) -> Result<Vec<String>, Error> {
     let Some(config) = &place.config else { return Ok(Vec::new()) };
@@ -146,6 +175,14 @@ fn tell(fate: &Fate, done: bool, ui: &Ui) {
         return;
     }
     let name = fate.path.file_name().unwrap_or_default().to_string_lossy();
+    // The runs' own files have the same names in every run.
+    let run = fate.path.parent().and_then(|folder| folder.file_name()).map(|name| name.to_string_lossy());
+    let name = match run {
+        Some(run) if run.len() >= 6 && run.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("runs/{run}/{name}")
+        }
+        _ => name.into_owned(),
+    };
     let reason = match (fate.keep, done) {
         (true, _) => fate.reason.clone(),
         (false, true) => format!("removed: {}", fate.reason),

@@ -3,6 +3,7 @@
 
 mod back;
 
+use self::back::Way;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -262,12 +263,12 @@ impl Station {
                 let onlooker = onlooker.hearing(self.ledger.heard(approved_by, &by));
                 let order = self.deployment(revision, acknowledge, watch, unlock, by);
                 order
-                    .and_then(|order| self.run(order, &onlooker))
+                    .and_then(|order| self.run(order, &Way::Code { schema: None, why: "" }, &onlooker))
                     .map(|reply| self.back_if_bad(reply, &onlooker))
             }
             Request::Rehearse { revision, by } => self.rehearse(revision, by, &onlooker),
-            Request::Rollback { to, dry_run, acknowledge, by, .. } => {
-                self.rollback(to.as_deref(), dry_run, acknowledge, by, &onlooker)
+            Request::Rollback { to, dry_run, data, acknowledge, by, .. } => {
+                self.rollback(to.as_deref(), (dry_run, data), acknowledge, by, &onlooker)
             }
             Request::Resume { .. } => self.resume(Vec::new(), &onlooker),
             Request::Status | Request::Say { .. } | Request::GoAhead { .. } => Err(bug("this is not a run")),
@@ -381,7 +382,7 @@ impl Station {
             Some(from) => {
                 self.busy.store(true, Ordering::SeqCst);
                 let by = format!("{BY_ITSELF}: run {run} was bad");
-                self.rollback(Some(&from.0), false, Vec::new(), by, &onlooker.deaf())
+                self.rollback(Some(&from.0), (false, false), Vec::new(), by, &onlooker.deaf())
                     .map_err(|f| f.to_string())
             }
         };
@@ -455,13 +456,13 @@ impl Station {
     fn rehearse(&self, revision: Option<String>, by: String, onlooker: &Onlooker) -> Result<Reply, Failure> {
         self.nothing_open()?;
         let order = Order { kind: Kind::Rehearse, asked: revision, ..self.order(by)? };
-        self.run(order, onlooker)
+        self.run(order, &Way::Code { schema: None, why: "" }, onlooker)
     }
 
     fn rollback(
         &self,
         to: Option<&str>,
-        dry_run: bool,
+        (dry_run, data): (bool, bool),
         acknowledged: Vec<String>,
         by: String,
         onlooker: &Onlooker,
@@ -475,14 +476,14 @@ impl Station {
             return Err(usage("there is nothing to roll back", "no release is live", "plimsoll deploy"));
         };
         let target = self.target(&from, to)?;
-        let legs = self.way_back(&from, &target.id, order.run)?;
+        let way = self.way_back(&from, &target.id, order.run, data)?;
         if dry_run {
-            return self.dry_run(&from, &target, &legs, &acknowledged, onlooker);
+            return self.dry_run(&from, &target, &way, &acknowledged, onlooker);
         }
         let asked = to.map(str::to_owned);
         let order =
             Order { kind: Kind::Rollback, asked, to: Some(target), acknowledged, watch: false, ..order };
-        self.run(order, onlooker)
+        self.run(order, &way, onlooker)
     }
 
     /// Goes on with a run that is still open.
@@ -503,24 +504,26 @@ impl Station {
         onlooker: &Onlooker,
     ) -> Result<Reply, Failure> {
         let (mut journal, entries) = self.runs.open(run)?;
-        let Some(order) = State::fold(&entries).order else {
+        let state = State::fold(&entries);
+        let way = self.way_of(&state);
+        let Some(order) = state.order else {
             return Err(bug(&format!("run {run} does not begin with what was asked for")));
         };
         // Nobody may stop the way back.
         let deaf = onlooker.deaf();
-        let outcome = self.with_ports(&order, &mut journal, &deaf, |ports, limits| {
+        let outcome = self.with_ports(&order, &way, &mut journal, &deaf, |ports, limits| {
             Engine::recover(&entries, limits, ports, ended, acknowledged)
         })?;
         self.after(run, &outcome, onlooker);
         Ok(Reply::outcome(run, outcome))
     }
 
-    fn run(&self, order: Order, onlooker: &Onlooker) -> Result<Reply, Failure> {
+    fn run(&self, order: Order, way: &Way, onlooker: &Onlooker) -> Result<Reply, Failure> {
         let run = order.run;
         let mut journal = SharedJournal::new(self.runs.create(run)?);
         self.ledger.begin(run, &journal);
         *self.lock_going() = Some(Going { run, stop: onlooker.stop().clone() });
-        let outcome = self.with_ports(&order, &mut journal, onlooker, |ports, limits| {
+        let outcome = self.with_ports(&order, way, &mut journal, onlooker, |ports, limits| {
             Engine::run(order.clone(), limits, ports)
         });
         *self.lock_going() = None;
@@ -541,18 +544,19 @@ impl Station {
     fn with_ports<T>(
         &self,
         order: &Order,
+        way: &Way,
         journal: &mut dyn Journal,
         onlooker: &Onlooker,
         act: impl FnOnce(Ports<'_>, Limits) -> T,
     ) -> Result<T, Failure> {
         let mut source = wiring::source(&self.config, onlooker)?;
-        let earlier = order.to.as_ref().and_then(|release| self.schema_of(&release.id));
-        // For a run that is taken over: the runs before it have kept what they had.
-        let legs = match (&order.from, &order.to) {
-            (Some(from), Some(to)) => self.way_back(from, &to.id, order.run).unwrap_or_default(),
-            _ => Vec::new(),
+        let back = wiring::Back {
+            earlier_schema: match way {
+                Way::Code { schema, .. } => schema.clone(),
+                Way::Data(_) => order.to.as_ref().and_then(|release| self.schema_of(&release.id)),
+            },
+            legs: way.legs().to_vec(),
         };
-        let back = wiring::Back { earlier_schema: earlier, legs };
         let mut database = wiring::database(&self.config, order, back, &self.runs, &self.clock, onlooker)?;
         let mut gate = self.gate(order.run);
         let front = self.front.as_ref();
