@@ -29,6 +29,7 @@ bench:
 	"$${CARGO_TARGET_DIR:-target}/release/bench"
 	$(CARGO) bench -p plimsoll-proxy --bench door
 	"$${CARGO_TARGET_DIR:-target}/release/bench-shop"
+	$(CARGO) bench -p plimsoll-host --bench carry
 
 # The same tests with their full number of rounds: kills, backups, flipped bits, deployments. Takes its time.
 soak:

@@ -122,6 +122,8 @@ fn over(
             aside: &aside,
             renames: &[],
             skip: &BOOKS,
+            // The watcher of the run, or nobody at all, judges whether somebody wrote meanwhile.
+            hash_now: false,
             limits: Limits::default(),
         };
         let one = carry::prepare(&options, control).map_err(|e| carried::failed(&e))?;
@@ -191,7 +193,7 @@ impl RunDatabase {
             carried::discard(&carried)?;
             return Err(not_acknowledged(&missing));
         }
-        let (Some(first), Some(last)) = (carried.first(), carried.last()) else {
+        let Some(last) = carried.last() else {
             return Err(Failure::failed("there is nothing to go back over", "no run", "plimsoll status"));
         };
         if let Err(failure) = self.fits(&schema(&carried, &mut control)?) {
@@ -204,13 +206,22 @@ impl RunDatabase {
             app_stopped: true,
             keep: restore::Keep::Is(pre.clone()),
             read_back: Depth::Counts,
+            checked: true,
             ..restore::Options::new(&folder)
         };
-        // It must not stand in the way of the restore, which itself notices who writes.
-        self.watcher = None;
-        let restored =
-            restore::into(&last.out, &self.settings.file, Guard::Equals(&first.now), &options, &mut control)
-                .map_err(|e| failure("the database from before could not be put in place", &e))?;
+        // It has watched since before the snapshot, and is gone when the file is put in place.
+        let Some(watcher) = self.watcher.take() else {
+            carried::discard(&carried)?;
+            return Err(Failure::failed(
+                "it is unknown whether somebody wrote meanwhile",
+                "the database was not watched since its snapshot",
+                "plimsoll rollback, again",
+            ));
+        };
+        let guard = Guard::Watched(&watcher);
+        let restored = restore::into(&last.out, &self.settings.file, guard, &options, &mut control)
+            .map_err(|e| failure("the database from before could not be put in place", &e))?;
+        drop(watcher);
         self.keep.note_migrated()?;
         for suffix in ["-wal", "-shm", "-journal"] {
             durable::remove(&beside(&last.out, suffix))?;

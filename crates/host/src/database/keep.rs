@@ -331,13 +331,14 @@ impl Keep {
                 None => restore::Keep::Copy,
             },
             read_back: Depth::Counts,
+            checked: carried.is_some(),
             ..restore::Options::new(&self.folder)
         };
         let (source, guard) = match (&carried, &now) {
-            (Some((one, _)), _) => (&one.out, Guard::Equals(&one.now)),
+            (Some((one, _)), Ok(now)) => (&one.out, Guard::Equals(one.now.as_ref().unwrap_or(now))),
             (None, Ok(now)) => (&pre, Guard::Equals(now)),
             // Unreadable: there is nothing to compare, and the restore keeps the damaged file.
-            (None, Err(_)) => (&pre, Guard::Any),
+            (_, Err(_)) => (&pre, Guard::Any),
         };
         let restored = restore::into(source, &self.file, guard, &options, control).map_err(|e| {
             let changed = matches!(e, crate::sqlite::Error::Changed { .. });
@@ -428,6 +429,7 @@ impl Keep {
             aside: &aside,
             renames: &[],
             skip: &BOOKS,
+            hash_now: true,
             limits: Limits::default(),
         };
         let prepared = carry::prepare(&options, control);

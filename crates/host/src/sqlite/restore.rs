@@ -64,6 +64,8 @@ pub struct Options {
     pub keep: Keep,
     /// How much to read back afterwards.
     pub read_back: Depth,
+    /// Whether the caller has just made the backup and checked it: it is not checked again while users wait.
+    pub checked: bool,
     /// How long to wait for the write lock.
     pub lock_wait: Duration,
     /// How far reading the present database may go at the app's expense.
@@ -80,6 +82,7 @@ impl Options {
             app_stopped: false,
             keep: Keep::Backup,
             read_back: Depth::Content,
+            checked: false,
             lock_wait: Duration::from_secs(10),
             limits: Limits::default(),
         }
@@ -125,7 +128,12 @@ pub fn into(
     options: &Options,
     control: &mut Control<'_>,
 ) -> Result<Restored, Error> {
-    let proven = proven(backup, control)?;
+    let proven = if options.checked {
+        let content = Fingerprint::of(backup, Depth::Counts, control)?;
+        Proven { backup, unpacked: None, content, unchecked: Vec::new(), wal: false }
+    } else {
+        proven(backup, control)?
+    };
     let source = open_finished(proven.file())?;
     let mut restored = match open_read(target) {
         Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {

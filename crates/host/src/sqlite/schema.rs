@@ -110,6 +110,8 @@ pub fn tables(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Tabl
 pub fn numbers(path: &Path) -> Result<BTreeMap<String, (i64, i64)>, super::Error> {
     let connection = super::connection::open_read(path)?;
     let read = || {
+        // Counter and row of one moment: the app goes on writing.
+        let _moment = connection.unchecked_transaction()?;
         let mut found = BTreeMap::new();
         for (table, counter) in sequences(&connection)? {
             let sql = format!("SELECT coalesce(max(rowid), 0) FROM {}", quoted(&table));

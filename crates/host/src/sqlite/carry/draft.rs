@@ -9,7 +9,7 @@ use rusqlite::config::DbConfig;
 use super::plan::{Mapping, Rename};
 use super::shape::{Shapes, faithful, of};
 use super::{Error, Reason, Tally, apply, gates, judge, keys, ledger};
-use crate::sqlite::connection::quoted;
+use crate::sqlite::connection::{open_finished, quoted};
 use crate::sqlite::fingerprint::Known;
 use crate::sqlite::{Stop, schema};
 
@@ -50,20 +50,31 @@ impl Draft {
     }
 
     /// Applies until the foreign keys are no worse than before: what made them so is set aside, and all is done anew.
-    pub(super) fn apply(&mut self, stop: &Stop) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, pre: &Path, stop: &Stop) -> Result<(), Error> {
         let path = PathBuf::from(self.connection.path().unwrap_or_default());
         let failed = |e: rusqlite::Error| -> crate::sqlite::Error {
             crate::sqlite::fingerprint::interrupted(&path, &e, stop)
         };
         let before = gates::counts(&self.connection, &self.pre).map_err(failed)?;
-        let violated = keys::violations(&self.connection).map_err(failed)?;
-        if let Known::Unknown(why) = &violated {
-            self.unchecked.push(format!("the foreign keys could not be checked: {why}"));
-        }
+        // Only what is broken now has to be compared with what was broken before.
+        let mut before_too = None;
         loop {
             self.connection.execute_batch("SAVEPOINT round").map_err(failed)?;
             apply::all(&self.connection, &self.mappings).map_err(failed)?;
-            let worse = keys::worse(&violated, &keys::violations(&self.connection).map_err(failed)?);
+            let after = keys::violations(&self.connection).map_err(failed)?;
+            let worse = match &after {
+                Known::Is(found) if found.is_empty() => Vec::new(),
+                _ => {
+                    if before_too.is_none() {
+                        let backup = open_finished(pre)?;
+                        before_too = Some(keys::violations(&backup).map_err(failed)?);
+                    }
+                    before_too.as_ref().map_or_else(Vec::new, |before| keys::worse(before, &after))
+                }
+            };
+            if let Known::Unknown(why) = &after {
+                self.unchecked.push(format!("the foreign keys could not be checked: {why}"));
+            }
             if worse.is_empty() {
                 break;
             }

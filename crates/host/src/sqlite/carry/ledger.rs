@@ -49,6 +49,12 @@ pub(super) fn begin(connection: &Connection, mappings: &[Mapping]) -> rusqlite::
         connection.execute_batch(&format!(
             "CREATE TABLE work.d{at} (id INTEGER PRIMARY KEY, op INTEGER NOT NULL, bag INTEGER NOT NULL{columns});"
         ))?;
+        let Some(near) = &mapping.near else { continue };
+        connection.execute_batch(&format!("CREATE TABLE work.r{at} (low INTEGER, high INTEGER);"))?;
+        let mut insert = connection.prepare(&format!("INSERT INTO work.r{at} VALUES (?1, ?2)"))?;
+        for (low, high) in &near.ranges {
+            insert.execute([low, high])?;
+        }
     }
     Ok(())
 }
@@ -149,6 +155,21 @@ fn list(mapping: &Mapping, alias: &str, now: bool) -> String {
     mapping.columns.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
+/// A side's table as `alias`; only the rows that can differ, where that is known.
+fn rows_of(at: i64, mapping: &Mapping, now: bool, table: &str, alias: &str) -> String {
+    let (schema, table) = (if now { "now" } else { "post" }, quoted(table));
+    match &mapping.near {
+        Some(near) => {
+            let rowid = if now { near.now } else { near.post };
+            // CROSS JOIN: the ranges first, whatever SQLite guesses.
+            format!(
+                "work.r{at} r CROSS JOIN {schema}.{table} {alias} ON {alias}.{rowid} BETWEEN r.low AND r.high"
+            )
+        }
+        None => format!("{schema}.{table} {alias}"),
+    }
+}
+
 fn key_columns<'a>(mapping: &'a Mapping, alias: &'a str) -> impl Iterator<Item = String> + 'a {
     mapping.key.iter().map(move |place| of(alias, &mapping.columns[*place].name))
 }
@@ -172,17 +193,17 @@ fn keyed(connection: &Connection, mapping: &Mapping, writer: &mut Writer<'_>) ->
     let given = |alias| all(key_columns(mapping, alias).map(|column| format!("{column} IS NOT NULL")));
     let (new, old) = (list(mapping, "n", true), list(mapping, "p", false));
     if let Some(now) = &mapping.now {
-        let now = quoted(now);
+        let now = rows_of(writer.number, mapping, true, now, "n");
         let sql = match &mapping.post {
             Some(post) => {
                 let first = key_columns(mapping, "p").next().unwrap_or_default();
                 let post = quoted(post);
                 format!(
-                    "SELECT {new}, {old}, {first} IS NOT NULL FROM now.{now} n LEFT JOIN post.{post} p ON {matched} WHERE {}",
+                    "SELECT {new}, {old}, {first} IS NOT NULL FROM {now} LEFT JOIN post.{post} p ON {matched} WHERE {}",
                     given("n")
                 )
             }
-            None => format!("SELECT {new}, {new}, 0 FROM now.{now} n WHERE {}", given("n")),
+            None => format!("SELECT {new}, {new}, 0 FROM {now} WHERE {}", given("n")),
         };
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
@@ -203,7 +224,8 @@ fn keyed(connection: &Connection, mapping: &Mapping, writer: &mut Writer<'_>) ->
             Some(now) => format!("NOT EXISTS (SELECT 1 FROM now.{} n WHERE {back})", quoted(now)),
             None => "1".into(),
         };
-        let sql = format!("SELECT {old} FROM post.{} p WHERE {} AND {gone}", quoted(post), given("p"));
+        let from = rows_of(writer.number, mapping, false, post, "p");
+        let sql = format!("SELECT {old} FROM {from} WHERE {} AND {gone}", given("p"));
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -217,6 +239,7 @@ fn keyed(connection: &Connection, mapping: &Mapping, writer: &mut Writer<'_>) ->
 /// one side has more often than the other came or went; a change is one of each.
 fn bag(connection: &Connection, mapping: &Mapping, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
     let width = mapping.columns.len();
+    let at = writer.number;
     let side = |schema: &str, alias: &str, table: Option<&String>, weight: i64| {
         let table = table?;
         let condition = if mapping.key.is_empty() {
@@ -234,8 +257,8 @@ fn bag(connection: &Connection, mapping: &Mapping, writer: &mut Writer<'_>) -> r
         });
         let columns = columns.collect::<Vec<_>>().join(", ");
         Some(format!(
-            "SELECT {columns}, {weight} AS times FROM {schema}.{} {alias} WHERE {condition}",
-            quoted(table)
+            "SELECT {columns}, {weight} AS times FROM {} WHERE {condition}",
+            rows_of(at, mapping, schema == "now", table, alias)
         ))
     };
     let sides = [side("now", "n", mapping.now.as_ref(), 1), side("post", "p", mapping.post.as_ref(), -1)];

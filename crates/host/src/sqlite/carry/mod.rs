@@ -12,6 +12,7 @@ mod gates;
 mod judge;
 mod keys;
 mod ledger;
+mod pages;
 mod plan;
 #[cfg(test)]
 mod random;
@@ -125,6 +126,8 @@ pub struct Options<'a> {
     pub renames: &'a [Rename],
     /// Tables that stay as the backup has them, whatever happened to them since: the migrator's own books.
     pub skip: &'a [&'a str],
+    /// Whether to read all of NOW for [`Carried::now`]; a watcher tells a later write for less.
+    pub hash_now: bool,
     /// How far copying a live database may go at the app's expense.
     pub limits: Limits,
 }
@@ -172,8 +175,8 @@ pub struct Carried {
     pub reusable: BTreeMap<String, i64>,
     /// What could not be checked or carried, in words.
     pub unchecked: Vec<String>,
-    /// What NOW held: [`Guard::Equals`](super::restore::Guard::Equals) of the restore.
-    pub now: Fingerprint,
+    /// What NOW held: [`Guard::Equals`](super::restore::Guard::Equals) of the restore. `None` unless asked for.
+    pub now: Option<Fingerprint>,
     /// How long it took.
     pub took: Duration,
 }
@@ -243,7 +246,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
     copy_and(options.pre, &out, &options.limits, control, &|_, _, _, _| Ok(()))?;
     let scratch = Partial::new(folder, &format!("{name}.work"))?;
     let mut writer = Writer::begin(options.aside, "a rollback that could not carry them")?;
-    let holds = Fingerprint::of(now, Depth::Content, control)?;
+    let holds = options.hash_now.then(|| Fingerprint::of(now, Depth::Content, control)).transpose()?;
     let stop = control.stop.clone();
     let failed =
         |e: rusqlite::Error| -> super::Error { super::fingerprint::interrupted(out.path(), &e, &stop) };
@@ -270,6 +273,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         plan::mappings(&draft.connection, &draft.pre, &post_shapes, &now_shapes, options.renames)
             .map_err(failed)?;
     draft.mappings = mappings;
+    plan::near(&mut draft.mappings, (options.post, &post_shapes), (now, &now_shapes));
     let total = draft.mappings.len() as u64;
     draft.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     ledger::begin(&draft.connection, &draft.mappings).map_err(failed)?;
@@ -289,7 +293,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
             .push(format!("user_version went from {post_version} to {now_version} and was not carried"));
     }
     let rewritten = draft.rewritten().map_err(failed)?;
-    draft.apply(&stop)?;
+    draft.apply(options.pre, &stop)?;
     draft.raise(&renames, &[post_sequences, now_sequences]).map_err(failed)?;
     let reusable = draft.reusable().map_err(failed)?;
     aside::write(&draft.connection, &draft.mappings, out.path(), &mut writer)?;
@@ -373,6 +377,7 @@ mod tests {
                 aside: &aside,
                 renames,
                 skip: &[],
+                hash_now: true,
                 limits: Limits::default(),
             };
             prepare(&options, &mut Control::default())
@@ -688,6 +693,7 @@ mod tests {
             aside: &aside,
             renames: &[],
             skip: &[],
+            hash_now: true,
             limits: Limits::default(),
         };
         let carried = prepare(&options, &mut Control::default()).unwrap();
@@ -696,8 +702,14 @@ mod tests {
         let restore_to =
             restore::Options { app_stopped: true, ..restore::Options::new(case.dir.path().join("backups")) };
         fs::create_dir(case.dir.path().join("backups")).unwrap();
-        restore::into(&carried.out, &live, Guard::Equals(&carried.now), &restore_to, &mut Control::default())
-            .unwrap();
+        restore::into(
+            &carried.out,
+            &live,
+            Guard::Equals(carried.now.as_ref().unwrap()),
+            &restore_to,
+            &mut Control::default(),
+        )
+        .unwrap();
         let orders: Vec<i64> = app
             .prepare("SELECT id FROM orders")
             .unwrap()
@@ -742,12 +754,40 @@ mod tests {
             aside: &aside,
             renames: &[],
             skip: &["Books"],
+            hash_now: false,
             limits: Limits::default(),
         };
         let carried = prepare(&options, &mut Control::default()).unwrap();
         assert_eq!(carried.tables.keys().collect::<Vec<_>>(), ["log"]);
         assert_eq!(case.out("SELECT id, v FROM books"), ["1 1"]);
         assert_eq!(case.out("SELECT seq FROM sqlite_sequence WHERE name = 'books'"), ["1"]);
+    }
+
+    /// Far more rows than fit on a few pages: only those near a change are read, and nothing is overlooked.
+    #[test]
+    fn in_large_tables_the_few_changes_are_all_found() {
+        let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)";
+        let case = Case::new(
+            &format!(
+                "CREATE TABLE t (k INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT); {fill} INSERT INTO t SELECT i, 'value ' || i FROM n;
+                 CREATE TABLE c (code TEXT PRIMARY KEY, v); {fill} INSERT INTO c SELECT 'c' || i, i FROM n;
+                 CREATE TABLE bag (v); {fill} INSERT INTO bag SELECT i % 100 FROM n;"
+            ),
+            "ALTER TABLE t ADD COLUMN late; ALTER TABLE c RENAME COLUMN v TO w;",
+            "UPDATE t SET v = 'x' WHERE k = 7777; DELETE FROM t WHERE k BETWEEN 15000 AND 15002; INSERT INTO t (v) VALUES ('new');
+             UPDATE c SET w = -1 WHERE code = 'c500'; DELETE FROM c WHERE code = 'c19999'; INSERT INTO c VALUES ('c0', 0);
+             UPDATE c SET code = 'moved' WHERE code = 'c12345'; DELETE FROM bag WHERE rowid = 9000; INSERT INTO bag VALUES (5);",
+        );
+        let carried = case.carry();
+        assert!(carried.set_aside.is_none(), "{carried:?}");
+        let holds =
+            |name: &str| Fingerprint::of(&case.path(name), Depth::Content, &mut Control::default()).unwrap();
+        let (out, now) = (holds("out"), holds("now"));
+        for table in ["c", "bag"] {
+            assert_eq!(out.tables[table], now.tables[table], "{table}");
+        }
+        assert_eq!(case.out("SELECT count(*) FROM t"), ["19998"]);
+        assert_eq!(case.out("SELECT k, v FROM t WHERE k IN (7777, 15001, 20001)"), ["7777 x", "20001 new"]);
     }
 
     #[test]
@@ -765,6 +805,7 @@ mod tests {
             aside: &aside,
             renames: &[],
             skip: &[],
+            hash_now: true,
             limits: Limits::default(),
         };
         assert!(prepare(&options, &mut Control::quiet(stop)).is_err());

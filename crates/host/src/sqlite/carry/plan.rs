@@ -1,11 +1,13 @@
 //! Which table and column of the backup takes the rows of which table and column of the migrated database.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::Reason;
+use super::pages::{self, Pages, Range};
 use super::shape::{Column, Shape, Shapes, faithful, of};
 use crate::sqlite::connection::quoted;
 
@@ -24,6 +26,17 @@ pub(super) struct Mapping {
     pub(super) target: Option<Shape>,
     /// Why no row can be carried at all.
     pub(super) refused: Option<Reason>,
+    /// Where POST and NOW can differ; `None` when any row can.
+    pub(super) near: Option<Near>,
+}
+
+/// The row numbers below the pages that are not the same.
+#[derive(Clone, Debug)]
+pub(super) struct Near {
+    pub(super) ranges: Vec<Range>,
+    /// The name of the row number in POST and in NOW.
+    pub(super) post: &'static str,
+    pub(super) now: &'static str,
 }
 
 /// A column of the migrated database and where its values go.
@@ -151,6 +164,23 @@ fn columns(after: Option<&Shape>, current: Option<&Shape>, shape: &Shape) -> Map
         key,
         target: None,
         refused: None,
+        near: None,
+    }
+}
+
+/// Compares the pages of POST and NOW, so that only rows that can differ are read.
+pub(super) fn near(mappings: &mut [Mapping], post: (&Path, &Shapes), now: (&Path, &Shapes)) {
+    let (Ok(mut one), Ok(mut two)) = (Pages::open(post.0), Pages::open(now.0)) else { return };
+    for mapping in mappings {
+        let shape = |name: &Option<String>, shapes: &Shapes| {
+            let shape = shapes.tables.get(&name.as_ref()?.to_lowercase())?;
+            (!shape.virtual_table).then_some((shape.root_page, shape.rowid?))
+        };
+        let sides = shape(&mapping.post, post.1).zip(shape(&mapping.now, now.1));
+        let Some(((root, before), (same, after))) = sides else { continue };
+        // What cannot be read here is compared row by row.
+        let found = (root == same).then(|| pages::differing(&mut one, &mut two, root).ok().flatten());
+        mapping.near = found.flatten().map(|ranges| Near { ranges, post: before, now: after });
     }
 }
 
