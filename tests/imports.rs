@@ -19,15 +19,31 @@ const CRATES: [(&str, &str, &[&str]); 7] = [
 ];
 
 /// The modules of the core, and which others each may import.
-const CORE: [(&str, &[&str]); 7] = [
+const CORE: [(&str, &[&str]); 10] = [
     ("check", &[]),
     ("plan", &[]),
     ("checklist", &[]),
-    ("ports", &["plan", "check", "record"]),
-    ("record", &["plan", "check", "ports"]),
-    ("engine", &["plan", "check", "record", "ports", "checklist"]),
+    ("notify", &[]),
+    ("reconcile", &["check"]),
+    ("watch", &["check"]),
+    ("ports", &["plan", "check", "record", "notify", "reconcile"]),
+    ("record", &["plan", "check", "ports", "notify", "watch", "reconcile"]),
+    ("engine", &["plan", "check", "record", "ports", "checklist", "notify", "reconcile"]),
     // Records hold failures, which are ports' values; the ports themselves are none of a report's business.
-    ("report", &["plan", "check", "record", "checklist", "ports::Failure", "ports::FailureKind"]),
+    (
+        "report",
+        &[
+            "plan",
+            "check",
+            "record",
+            "checklist",
+            "notify",
+            "watch",
+            "reconcile",
+            "ports::Failure",
+            "ports::FailureKind",
+        ],
+    ),
 ];
 
 /// Every rule that the workspace at `root` breaks, in words.

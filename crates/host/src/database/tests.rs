@@ -58,7 +58,6 @@ impl Bed {
             file: self.at("store.db"),
             backups: self.at("backups"),
             copies: Vec::new(),
-            unreachable_copies: Vec::new(),
             run_folder: self.at(run_folder),
             run: 2,
             tables: Vec::new(),
