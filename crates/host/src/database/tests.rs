@@ -70,6 +70,7 @@ impl Bed {
             front: true,
             acknowledged: Vec::new(),
             by: "test".into(),
+            only_rehearsed: false,
             trying: Err("there is no release to try".into()),
             clock: Arc::new(SystemClock),
             stop: Stop::new(),
