@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::entity::{Method, Payer, Payment};
-use crate::ledger::Failure;
+use crate::failure::Failure;
 use crate::refusal::Refusal;
 use crate::{World, signature};
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::entity::{Method, Payer};
-use crate::ledger::{Failure, RefundCourse};
+use crate::failure::Failure;
+use crate::ledger::RefundCourse;
 use crate::refusal::Refusal;
 use crate::{World, signature};
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::entity::{Method, Order, Payer, Payment, Refund, new_id};
+use crate::failure::Failure;
 use crate::refusal::Refusal;
 use crate::request;
 
@@ -362,64 +363,5 @@ impl Ledger {
             payment.refund_status = Some("full");
             payment.amount_refunded = payment.amount;
         }
-    }
-}
-
-/// Why a payment failed, in the five fields of its entity.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Failure {
-    code: &'static str,
-    pub(crate) description: &'static str,
-    source: &'static str,
-    step: &'static str,
-    reason: &'static str,
-}
-
-impl Failure {
-    const AT_BANK: Self = Self {
-        code: "BAD_REQUEST_ERROR",
-        description: "Your payment didn't go through as it was declined by the bank. Try another payment method \
-                      or contact your bank.",
-        source: "bank",
-        step: "payment_authorization",
-        reason: "payment_failed",
-    };
-    /// The bank page's button.
-    pub(crate) const DECLINED: Self = Self::AT_BANK;
-    /// The test card for it.
-    pub(crate) const NO_FUNDS: Self = Self {
-        description: "Your payment could not be completed due to insufficient account balance. Try again with \
-                      another card or payment method.",
-        source: "customer",
-        reason: "insufficient_funds",
-        ..Self::AT_BANK
-    };
-    /// The customer left the bank's page.
-    pub(crate) const CANCELLED: Self = Self {
-        description: "Your payment has been cancelled. Try again or complete the payment later.",
-        source: "customer",
-        step: "payment_authentication",
-        reason: "payment_cancelled",
-        ..Self::AT_BANK
-    };
-    /// The bank said nothing for ten minutes.
-    pub(crate) const TIMED_OUT: Self = Self {
-        description: "Your payment was not completed on time. Please try again later.",
-        source: "customer",
-        step: "payment_authentication",
-        reason: "payment_timed_out",
-        ..Self::AT_BANK
-    };
-
-    /// The error as the checkout hands it to the page.
-    pub(crate) fn for_page(&self, payment: &Payment) -> Value {
-        json!({
-            "code": self.code,
-            "description": self.description,
-            "source": self.source,
-            "step": self.step,
-            "reason": self.reason,
-            "metadata": { "order_id": payment.order_id, "payment_id": payment.id },
-        })
     }
 }

@@ -5,6 +5,7 @@ mod api;
 mod checkout;
 mod clock;
 mod entity;
+mod failure;
 mod faults;
 mod ledger;
 mod refusal;

@@ -3,30 +3,26 @@
 //! There are four ways to hear of a payment: the customer's browser, webhooks, the reconciler, and an answer to a
 //! call. Each ends in [`orders::mark_paid`], which has one effect however often and in whichever order they come.
 
+mod reconciler;
+mod webhook;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::db::orders::{self, Captured, Paid};
-use crate::db::payments::{self, Payment, Refund};
+use crate::db::payments::{self, Payment};
 use crate::db::{Store, StoreError};
 use crate::log;
 use crate::razorpay::{CallError, Client, RemotePayment, RemoteRefund, signature};
 use crate::settings::{Gateway, Secret};
+pub(crate) use webhook::Told;
 
 /// Calls to the gateway at the same time. One that hangs takes a thread; the database needs some too.
 const CALLS_AT_ONCE: usize = 8;
 /// How long a customer waits for a free place among them.
 const QUEUE: Duration = Duration::from_secs(4);
-/// What the reconciler takes on in one round.
-const ROUND: i64 = 20;
-/// How often it looks whether anything is due.
-const TICK: Duration = Duration::from_secs(1);
-/// For so long a silent bank may still come round.
-const LATE_MINUTES: i64 = 5 * 24 * 60;
 
 /// The gateway as the shop uses it.
 #[derive(Debug)]
@@ -198,133 +194,6 @@ impl Cashier {
         Ok(paid)
     }
 
-    /// Looks at one payment that nobody has told about, and says when to look again.
-    async fn reconcile(&self, store: &Store, payment: &Payment) -> Result<(), PayError> {
-        let id = payment.id;
-        let Some(order_id) = payment.razorpay_order_id.clone() else {
-            return self.reconcile_unopened(store, payment).await;
-        };
-        let remote = self.call(move |client| client.payments_of(&order_id)).await?;
-        let captured = remote.iter().find(|one| one.is_captured());
-        let authorised = remote.iter().find(|one| one.status == "authorized");
-        let paid = match captured.or(authorised).or(remote.first()) {
-            Some(best) => self.settle(store, payment, best).await?,
-            None => None,
-        };
-        // Money that does not fit has been told to a person: asking again would tell the same again.
-        let again = paid.is_none() && payment.age_minutes < LATE_MINUTES;
-        let next = again.then(|| wait_by_age(payment.age_minutes));
-        store.write(move |transaction| payments::check_in(transaction, id, next)).await?;
-        Ok(())
-    }
-
-    /// The call that should have made the order may have been done without an answer. No browser has seen its id,
-    /// so nobody can have paid; but the customer may come back to pay.
-    async fn reconcile_unopened(&self, store: &Store, payment: &Payment) -> Result<(), PayError> {
-        let id = payment.id;
-        let receipt = payment.receipt.clone();
-        let found = self.call(move |client| client.order_by_receipt(&receipt)).await?;
-        let awaiting = payment.order_state == "awaiting-payment";
-        store
-            .write::<_, StoreError, _>(move |transaction| {
-                if let Some(order) = &found {
-                    payments::keep_razorpay_order(transaction, id, &order.id)?;
-                }
-                payments::check_in(transaction, id, awaiting.then_some(60))
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// Sends one refund, or asks how a pending one goes.
-    async fn work_on(&self, store: &Store, refund: &Refund) -> Result<(), PayError> {
-        let wanted = refund.clone();
-        let asked = self.call(move |client| match (&wanted.razorpay_refund_id, wanted.status.as_str()) {
-            (Some(id), "pending") => client.fetch_refund(id),
-            _ => {
-                let receipt = wanted.receipt();
-                client.refund(&wanted.payment_id, wanted.amount_paise, &receipt, &wanted.idempotency_key)
-            }
-        });
-        let (id, order_id, attempts) = (refund.id, refund.order_id, refund.attempts);
-        match asked.await {
-            Ok(remote) => {
-                log::info(format_args!("refund {id} of order {order_id} is {}", remote.status));
-                store.write(move |transaction| note_refund(transaction, id, &remote)).await?;
-            }
-            Err(PayError::Gateway(error @ CallError::Refused { .. })) => {
-                log::error(format_args!("refund {id} of order {order_id} needs a person"), &error);
-                let text = error.to_string();
-                store.write(move |transaction| orders::refund_failed(transaction, id, &text)).await?;
-            }
-            // The key makes asking again safe.
-            Err(error) => {
-                let text = error.to_string();
-                let wait = 30 << attempts.clamp(0, 9);
-                let written = store.write::<_, StoreError, _>(move |transaction| {
-                    payments::try_refund_in(transaction, id, wait, Some(&text))
-                });
-                written.await?;
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// One round: payments nobody has told about, refunds that are due.
-    async fn round(&self, store: &Store) -> Result<(), StoreError> {
-        for payment in store.read(|connection| payments::to_check(connection, ROUND)).await? {
-            if let Err(error) = self.reconcile(store, &payment).await {
-                log::error(format_args!("reconciling order {}", payment.order_id), &error);
-                let (id, wait) = (payment.id, wait_by_age(payment.age_minutes));
-                store
-                    .write::<_, StoreError, _>(move |transaction| {
-                        payments::check_in(transaction, id, Some(wait))
-                    })
-                    .await?;
-            }
-        }
-        for refund in store.read(|connection| payments::refunds_to_work_on(connection, ROUND)).await? {
-            if let Err(error) = self.work_on(store, &refund).await {
-                log::error(format_args!("refund {} of order {}", refund.id, refund.order_id), &error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Works for as long as the shop is open. Whatever callback or webhook is lost is found here.
-    pub(crate) async fn reconcile_forever(&self, store: &Store) {
-        loop {
-            if let Err(error) = self.round(store).await {
-                log::error("reconciling payments", &error);
-            }
-            let _ = tokio::time::timeout(TICK, self.woken.notified()).await;
-        }
-    }
-
-    /// Takes note of a webhook: its event and its effect in one transaction, once.
-    ///
-    /// The body has been verified. An answer of `Err` has it sent again.
-    pub(crate) async fn hear(
-        &self,
-        store: &Store,
-        event_id: String,
-        told: Told,
-    ) -> Result<&'static str, StoreError> {
-        let outcome = store
-            .write::<_, StoreError, _>(move |transaction| {
-                if !payments::hear(transaction, &event_id, &told.event)? {
-                    return Ok("heard before");
-                }
-                let (payment_id, order_id, outcome) = effect(transaction, &told)?;
-                payments::heard(transaction, &event_id, payment_id.as_deref(), order_id, outcome)?;
-                Ok(outcome)
-            })
-            .await?;
-        self.woken.notify_one();
-        Ok(outcome)
-    }
-
     /// The secrets that webhooks may be signed with.
     pub(crate) fn webhook_secrets(&self) -> &[Secret] {
         &self.gateway.webhook_secrets
@@ -353,15 +222,6 @@ fn open(client: &Client, payment: &Payment, new: bool) -> Result<String, CallErr
 /// Whether the order is paid now, or the money is on its way back: nothing is left to wait for.
 fn is_settled(paid: Paid) -> bool {
     matches!(paid, Paid::Placed | Paid::PlacedLate | Paid::Already | Paid::RefundDue(_))
-}
-
-/// Often while the customer may be waiting, then ever more seldom.
-fn wait_by_age(minutes: i64) -> i64 {
-    match minutes {
-        ..30 => 60,
-        30..1440 => 15 * 60,
-        _ => 6 * 60 * 60,
-    }
 }
 
 fn captured(remote: &RemotePayment) -> Captured {
@@ -417,86 +277,4 @@ fn tell(order_id: i64, paid: Paid) {
             log::info(format_args!("ALERT order {order_id}: a payment came for no known payment"))
         }
     }
-}
-
-/// A webhook's body, as far as it matters here.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Told {
-    pub(crate) event: String,
-    #[serde(default)]
-    payload: Value,
-}
-
-impl Told {
-    fn entity<T: serde::de::DeserializeOwned>(&self, kind: &str) -> Option<T> {
-        serde_json::from_value(self.payload.get(kind)?.get("entity")?.clone()).ok()
-    }
-}
-
-type Effect = (Option<String>, Option<i64>, &'static str);
-
-fn effect(transaction: &rusqlite::Transaction<'_>, told: &Told) -> Result<Effect, StoreError> {
-    match told.event.as_str() {
-        "payment.authorized" | "payment.captured" | "payment.failed" | "order.paid" => {
-            // `payment.captured` holds the payment alone; its order is a field of it.
-            match told.entity::<RemotePayment>("payment") {
-                Some(remote) => effect_of_payment(transaction, &told.event, &remote),
-                None => Ok((None, None, "not understood")),
-            }
-        }
-        "refund.created" | "refund.processed" | "refund.failed" | "refund.speed_changed" => {
-            match told.entity::<RemoteRefund>("refund") {
-                Some(remote) => effect_of_refund(transaction, &remote),
-                None => Ok((None, None, "not understood")),
-            }
-        }
-        _ => Ok((None, None, "of no concern")),
-    }
-}
-
-fn effect_of_payment(
-    transaction: &rusqlite::Transaction<'_>,
-    event: &str,
-    remote: &RemotePayment,
-) -> Result<Effect, StoreError> {
-    let payment = match remote.order_id.as_deref() {
-        Some(order) => payments::by_razorpay_order(transaction, order)?,
-        None => None,
-    };
-    let Some(payment) = payment else {
-        log::info(format_args!("ALERT {event} of {} belongs to no order of this shop", remote.id));
-        return Ok((Some(remote.id.clone()), None, "unknown order"));
-    };
-    let outcome = if remote.is_captured() && event != "payment.authorized" {
-        let paid = orders::mark_paid(transaction, payment.order_id, &captured(remote))?;
-        tell(payment.order_id, paid);
-        match paid {
-            Paid::Placed => "placed",
-            Paid::Already => "already",
-            Paid::PlacedLate => "placed late",
-            Paid::RefundDue(_) => "refund due",
-            Paid::WrongAmount => "wrong amount",
-            Paid::Unknown => "unknown order",
-        }
-    } else {
-        note_unpaid(transaction, payment.id, remote)?;
-        // Authorised and not yet captured: whether that needs a hand is seen in a minute.
-        payments::check_in(transaction, payment.id, Some(60))?;
-        "noted"
-    };
-    Ok((Some(remote.id.clone()), Some(payment.order_id), outcome))
-}
-
-fn effect_of_refund(
-    transaction: &rusqlite::Transaction<'_>,
-    remote: &RemoteRefund,
-) -> Result<Effect, StoreError> {
-    let receipt = remote.receipt.as_deref();
-    let payment_id = Some(remote.payment_id.clone());
-    let Some(id) = payments::refund_spoken_of(transaction, &remote.id, &remote.payment_id, receipt)? else {
-        log::info(format_args!("ALERT refund {} was not made by this shop, look into it", remote.id));
-        return Ok((payment_id, None, "unknown refund"));
-    };
-    note_refund(transaction, id, remote)?;
-    Ok((payment_id, None, "noted"))
 }
