@@ -77,7 +77,7 @@ const ROUTES: [(&str, &str, May); 58] = [
     ("GET", "/admin/log", Admins),
 ];
 
-/// Those that take the same guard from a neighbour in the same file, or are another colleague's with a test there.
+/// Those that take the same guard as a neighbour in the same file, or have a test there.
 const NEIGHBOURS: [&str; 2] = ["/admin/regions/new", "/admin/logout"];
 
 #[test]
