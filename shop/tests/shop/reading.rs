@@ -35,6 +35,7 @@ fn every_page_is_read_aloud_in_order_and_fits_a_phone() {
     // With something in the basket the header is at its fullest.
     tab.open(&address("/product/1"));
     tab.click("article form.add button");
+    tab.text(".basket .count");
     let paths = [
         "/",
         "/products",
