@@ -130,3 +130,38 @@ fn every_link_of_the_pages_leads_to_a_file() {
     }
     assert!(seen >= 10, "only {seen} links were found in the pages");
 }
+
+#[test]
+fn the_reference_of_commands_is_what_the_program_says_now() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.plimsoll(&["man", "--markdown"]);
+    output.exits(0);
+    let written = fs::read_to_string(workspace().join("docs/cli.md")).unwrap_or_default();
+    assert!(written == output.stdout, "make docs/cli.md anew: plimsoll man --markdown > docs/cli.md");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_for_every_command() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        sandbox.plimsoll(&["completions", shell]).exits(0).says("rollback");
+    }
+    sandbox.plimsoll(&["man"]).exits(0).says(".TH plimsoll 1");
+    sandbox.plimsoll(&["man", "--dir", "pages"]).exits(0);
+    let page = sandbox.read("pages/plimsoll-sign.1");
+    assert!(page.contains("deployer"), "{page}");
+}
+
+#[test]
+fn serve_logs_json_lines_when_asked() {
+    let sandbox = Sandbox::new();
+    let serving = sandbox.start(&["serve", "--json"]);
+    serving.until_said("there is no release yet");
+    for line in serving.stderr().lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line["at"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    serving.signal(rustix::process::Signal::TERM);
+    serving.wait().exits(0);
+}

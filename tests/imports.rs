@@ -8,11 +8,12 @@ use toml::{Table, Value};
 use crate::sources::{files, module, paths, test_modules, tokens, workspace};
 
 /// Our crates: where they are, and which of ours each may import. `testkit` is for tests only.
-const CRATES: [(&str, &str, &[&str]); 7] = [
+const CRATES: [(&str, &str, &[&str]); 8] = [
     ("plimsoll-core", "crates/core", &[]),
     ("plimsoll-host", "crates/host", &["plimsoll-core"]),
     ("plimsoll-proxy", "crates/proxy", &["plimsoll-core", "plimsoll-host"]),
-    ("plimsoll", "crates/cli", &["plimsoll-core", "plimsoll-host", "plimsoll-proxy"]),
+    ("plimsoll-dashboard", "crates/dashboard", &["plimsoll-core"]),
+    ("plimsoll", "crates/cli", &["plimsoll-core", "plimsoll-host", "plimsoll-proxy", "plimsoll-dashboard"]),
     ("plimsoll-testkit", "crates/testkit", &[]),
     ("greengrocer", "shop", &[]),
     ("razorpay-simulator", "simulator", &[]),

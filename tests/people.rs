@@ -110,3 +110,37 @@ fn a_changed_journal_and_an_edited_report_are_found_by_line_and_by_name() {
     fs::write(&report, page.replace("LIVE", "FINE")).unwrap();
     sandbox.plimsoll(&["audit"]).exits(1).says("report.html is not what the journal says");
 }
+
+#[test]
+fn a_deployment_that_waits_at_a_terminal_goes_on_when_somebody_else_says_yes() {
+    let name = "a_deployment_that_waits_at_a_terminal_goes_on_when_somebody_else_says_yes";
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        return plimsoll_testkit::fault::skipped(name, "there is no `script` to make a terminal with");
+    }
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    sandbox.release(r#"{ "page": "two" }"#, &[]);
+    let typed =
+        format!("{} -C {} deploy", plimsoll_testkit::binary("plimsoll").display(), sandbox.root().display());
+    let mut terminal = std::process::Command::new("/usr/bin/script")
+        .args(["-qec", &typed, "/dev/null"])
+        .env("TERM", "xterm")
+        // Open as long as the terminal is: nobody types anything.
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let asked = wait::within(std::time::Duration::from_secs(60), || {
+        let status = sandbox.plimsoll(&["status", "--json"]);
+        status.said().contains("\"question\":\"Bring 000002-").then_some(())
+    });
+    assert!(asked.is_some(), "nobody was asked: {}", serve.log());
+    sandbox.plimsoll(&["answer", "go-ahead", "perhaps", "--by", "Ravi"]).exits(2);
+    sandbox.plimsoll(&["answer", "go-ahead", "yes", "--by", "Ravi"]).exits(0);
+    let ended = wait::within(std::time::Duration::from_secs(60), || terminal.try_wait().unwrap());
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+    assert_eq!(answered(&sandbox.journal(2), "pre.review")[0]["by"], "Ravi");
+    assert_eq!(ending(&sandbox, 2), ("live".into(), 0));
+    sandbox.plimsoll(&["answer", "go-ahead", "yes", "--by", "Ravi"]).exits(2).says("no run waits");
+    drop(serve);
+}

@@ -112,6 +112,7 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   plimsoll serve
+  plimsoll serve --json              its log as one JSON object a line, on stderr
   plimsoll --config /etc/shop/plimsoll.toml serve")]
     Serve,
     /// Bring a revision live
@@ -218,6 +219,28 @@ Examples:
   plimsoll audit
   plimsoll audit --json | jq 'select(.bad)'")]
     Audit,
+    /// Gather what helps to find a mistake: logs, reports, system, schema, plan, versions
+    ///
+    /// Secrets and personal data are taken out: what the configuration, the environment and .env files hold, and what
+    /// looks like a password, a token, an address, a phone or a card. No row of the database is in it.
+    #[command(after_long_help = "\
+Examples:
+  plimsoll diagnose
+  plimsoll diagnose --output /tmp/shop.tar.gz")]
+    Diagnose(DiagnoseArgs),
+    /// Write the completions of a shell to stdout
+    #[command(after_long_help = "\
+Examples:
+  plimsoll completions bash > /etc/bash_completion.d/plimsoll
+  plimsoll completions zsh > ~/.zfunc/_plimsoll")]
+    Completions(CompletionsArgs),
+    /// Write the manual page to stdout, or a page for each command to a folder
+    #[command(after_long_help = "\
+Examples:
+  plimsoll man | man -l -
+  plimsoll man --dir /usr/local/share/man/man1
+  plimsoll man --markdown > docs/cli.md")]
+    Man(ManArgs),
     /// Back up the database; list, verify and restore backups
     ///
     /// Without a further word it makes one backup, verifies it, and prunes old ones as configured.
@@ -471,6 +494,33 @@ pub(crate) struct SignArgs {
     /// Issues that were met, and how they were resolved
     #[arg(long, value_name = "TEXT", value_parser = words)]
     pub(crate) note: Option<String>,
+}
+
+/// `diagnose`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiagnoseArgs {
+    /// The archive to write [default: plimsoll-diagnose-APP-TIME.tar.gz here]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `completions`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ManArgs {
+    /// Write a page for each command into DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "markdown")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Write the reference of all commands as Markdown
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 /// As whom a run is signed.

@@ -108,6 +108,8 @@ impl<'a> Follow<'a> {
             | Event::Acknowledged { .. }
             | Event::Reconciled { .. }
             | Event::Answered { .. }
+            | Event::Noted { .. }
+            | Event::Charted { .. }
             | Event::Signed { .. }
             | Event::Ended { .. } => {}
         }

@@ -9,14 +9,15 @@ use plimsoll_host::clock::SystemClock;
 use plimsoll_host::journal::{Runs, SharedJournal};
 
 use crate::audience::Heard;
-use crate::config::{Config, People};
+use crate::config::Config;
+use crate::notes;
 use crate::people::{self, Say};
 use crate::wire::Reply;
 
 /// See the module.
 pub(crate) struct Ledger {
     runs: Runs,
-    rules: People,
+    config: Config,
     clock: SystemClock,
     /// The run that is going on.
     going: Mutex<Option<(u32, SharedJournal)>>,
@@ -29,7 +30,7 @@ impl Ledger {
     pub(crate) fn new(config: &Config) -> Ledger {
         Ledger {
             runs: Runs::of(&config.app.root),
-            rules: config.people.clone(),
+            config: config.clone(),
             clock: SystemClock,
             going: Mutex::default(),
             over: Mutex::default(),
@@ -93,12 +94,15 @@ impl Ledger {
             );
         }
         let event = make(run, &state)?;
-        Ok((run, self.runs.add(run, event)?))
+        let added = self.runs.add(run, event)?;
+        // The changelog says who signed; the next run writes it anew when it could not be written now.
+        let _ = notes::write_changelog(&self.config, &self.runs);
+        Ok((run, added))
     }
 
     /// What somebody says to a run; the reply for them.
     pub(crate) fn hear(&self, run: Option<u32>, say: Say) -> Reply {
-        match self.add(run, |run, state| people::event(run, state, &self.rules, say)) {
+        match self.add(run, |run, state| people::event(run, state, &self.config.people, say)) {
             Ok((run, entry)) => {
                 let message = self.heard_words(run, entry.event);
                 Reply::Outcome { run: Some(run), ending: None, exit: exit::DONE, message, failure: None }
@@ -136,7 +140,7 @@ impl Ledger {
     /// What people have said to the commit of a release: the one who approved it now, and those who answered in an
     /// earlier run of the same commit.
     pub(crate) fn heard(&self, approved_by: Option<String>, account: &str) -> Heard {
-        let (runs, rules, account) = (self.runs.clone(), self.rules.clone(), account.to_owned());
+        let (runs, rules, account) = (self.runs.clone(), self.config.people.clone(), account.to_owned());
         Arc::new(move |release, approved| {
             let accepted = match (&approved_by, approved) {
                 (Some(name), _) => Some((name.clone(), account.clone())),

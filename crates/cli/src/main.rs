@@ -9,6 +9,8 @@ mod error;
 mod follow;
 mod inherited;
 mod ledger;
+mod notes;
+mod pages;
 mod past;
 mod people;
 mod place;
@@ -16,6 +18,7 @@ mod post;
 mod readiness;
 mod rehearsing;
 mod renewal;
+mod spark;
 mod station;
 mod survey;
 mod ui;
@@ -38,7 +41,11 @@ fn main() -> ExitCode {
     if let args::Command::Confine(confine) = &args.command {
         return commands::confine(confine);
     }
-    let ui = Arc::new(ui::Ui::new(args.global.json, args.global.quiet));
+    let mut ui = ui::Ui::new(args.global.json, args.global.quiet);
+    if args.global.json && matches!(args.command, args::Command::Serve) {
+        ui = ui.logging();
+    }
+    let ui = Arc::new(ui);
     let result = commands::run(&args, &ui).and_then(|()| ui.lost_output());
     if let Err(error) = &result {
         ui.error(error);

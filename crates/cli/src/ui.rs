@@ -30,6 +30,8 @@ struct Look {
     colour_err: bool,
     /// A spinner can be drawn, and lines rewritten.
     live: bool,
+    /// What goes to stderr is a log of JSON lines.
+    log: bool,
     /// The same for data.
     live_out: bool,
 }
@@ -58,9 +60,25 @@ impl Ui {
             colour_out: colour && out.is_terminal(),
             colour_err: colour && err.is_terminal(),
             live: !dumb && !quiet && err.is_terminal(),
+            log: false,
             live_out: !dumb && out.is_terminal(),
         };
         Ui::on(look, Box::new(out), Box::new(err))
+    }
+
+    /// The same for a service: what goes to stderr is one JSON object a line, for a collector of logs.
+    pub(crate) fn logging(mut self) -> Self {
+        self.look = Look { log: true, live: false, colour_err: false, ..self.look };
+        self
+    }
+
+    fn log_line(&self, level: &str, text: &str, more: serde_json::Value) {
+        let mut line =
+            json!({ "at": jiff::Timestamp::now().to_string(), "level": level, "message": plain(text) });
+        if let (Some(line), serde_json::Value::Object(more)) = (line.as_object_mut(), more) {
+            line.extend(more);
+        }
+        self.err_line(&line.to_string());
     }
 
     fn on(look: Look, out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> Self {
@@ -76,6 +94,22 @@ impl Ui {
     /// Whether data is written as JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.look.json
+    }
+
+    /// Whether stdout is a terminal that shows colours and pictures.
+    pub(crate) fn is_rich(&self) -> bool {
+        self.look.colour_out
+    }
+
+    /// The text for stdout in the colour of a verdict; `None` dims it. Plain when stdout is no terminal.
+    pub(crate) fn toned(&self, verdict: Option<Verdict>, text: &str) -> String {
+        let style = match verdict {
+            Some(Verdict::Pass) => GREEN,
+            Some(Verdict::Fail) => RED,
+            Some(Verdict::Unknown) => YELLOW,
+            Some(Verdict::Skipped) | None => DIM,
+        };
+        paint(self.look.colour_out, style, text)
     }
 
     /// Whether data goes to a terminal that a page can be rewritten on.
@@ -124,26 +158,40 @@ impl Ui {
 
     /// A line for a person, to stderr; nothing when quiet.
     pub(crate) fn say(&self, text: &str) {
-        if !self.look.quiet {
-            self.err_line(text);
+        match (self.look.quiet, self.look.log) {
+            (true, _) => {}
+            (false, true) => self.log_line("info", text, json!({})),
+            (false, false) => self.err_line(text),
         }
     }
 
     /// A dimmed, indented line: what a child wrote, a remark. Control characters are taken out, so that a build
     /// command cannot paint over the terminal.
     pub(crate) fn aside(&self, text: &str) {
-        if !self.look.quiet {
-            self.err_line(&self.paint(DIM, &format!("    {}", plain(text))));
+        match (self.look.quiet, self.look.log) {
+            (true, _) => {}
+            (false, true) => self.log_line("debug", text, json!({})),
+            (false, false) => self.err_line(&self.paint(DIM, &format!("    {}", plain(text)))),
         }
     }
 
     /// A warning, to stderr, quiet or not.
     pub(crate) fn warn(&self, text: &str) {
+        if self.look.log {
+            return self.log_line("warning", text, json!({}));
+        }
         self.err_line(&format!("{} {text}", self.paint(YELLOW, "warning:")));
     }
 
     /// An error: what failed, why, the state of production, what to type. With `--json` also as an object.
     pub(crate) fn error(&self, error: &Error) {
+        if self.look.log {
+            let more = json!({
+                "kind": error.kind.word(), "details": error.details, "why": error.why, "state": error.state,
+                "next": error.next,
+            });
+            return self.log_line("error", &error.what, more);
+        }
         if self.look.json {
             self.object(&json!({
                 "event": "error", "kind": error.kind.word(), "what": error.what, "details": error.details,

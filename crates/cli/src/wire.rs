@@ -182,8 +182,17 @@ pub(crate) struct Status {
     pub(crate) errors: u64,
     /// Requests that wait at the door.
     pub(crate) waiting: u64,
+    /// Answers and errors in each ten seconds of the last twenty minutes, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) recent: Vec<(u32, u32)>,
+    /// Half of the app's answers came within, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) p50_ms: Option<f64>,
+    /// 99 of 100 did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) p99_ms: Option<f64>,
     /// The question whether to go on, while a run waits for its answer.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) question: Option<String>,
     /// What is wrong, each a sentence.
     pub(crate) trouble: Vec<String>,

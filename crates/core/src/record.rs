@@ -7,6 +7,7 @@ use crate::notify::{Delivery, Told};
 use crate::plan::{Decision, Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind, Moment};
 use crate::reconcile::Reconciliation;
+use crate::watch::Sample;
 
 /// The version of the record format written by this program; see `docs/record-format.md`.
 pub const FORMAT: u32 = 1;
@@ -294,6 +295,16 @@ pub enum Event {
         /// Every check that was made.
         checks: Vec<Check>,
     },
+    /// What was seen around the run and belongs to none of its steps: contacts, clean-up, what is due next. Follows the end.
+    Noted {
+        /// What was seen.
+        checks: Vec<Check>,
+    },
+    /// What went through the door around the switch, thinned out for a picture; the newest counts. Follows the end.
+    Charted {
+        /// In the order of time.
+        samples: Vec<Sample>,
+    },
     /// The app is locked: no deployment until somebody says why with `--unlock`. Follows the end.
     Locked {
         /// Why.
@@ -486,6 +497,7 @@ impl State {
                 self.ended = Some((*ending, *exit, message.clone()));
             }
             Event::UndoingStep { .. } | Event::TakenOver { .. } => {}
+            Event::Noted { .. } | Event::Charted { .. } => {}
         }
     }
 

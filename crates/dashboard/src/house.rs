@@ -147,7 +147,7 @@ pub struct Visitor {
 }
 
 /// Why what somebody did on a page was not done.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize)]
 #[error("{what}: {why}")]
 pub struct Refused {
     /// What was refused.

@@ -9,10 +9,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use plimsoll_core::record::{Role, State as RunState};
 use plimsoll_core::report::{self, Report};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::house::{House, Refused, Visitor};
@@ -144,25 +145,36 @@ async fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=300")], text)
 }
 
+/// Everything that a value has.
+fn all(value: &impl Serialize) -> Value {
+    Value::from(Serde(value))
+}
+
 impl Site {
     fn show(&self, name: &str, guest: Option<&Guest>, more: Value) -> Response {
-        let who = guest.map(|g| context! { name => g.name, operator => g.operator, csrf => g.csrf });
-        let rendered = self.templates.get_template(name).and_then(|template| {
-            template.render(context! { guest => who, ..more })
-        });
+        let who = guest
+            .map(|g| context! { name => g.name.as_str(), operator => g.operator, csrf => g.csrf.as_str() });
+        let rendered = self
+            .templates
+            .get_template(name)
+            .and_then(|template| template.render(context! { guest => who, ..more }));
         match rendered {
             Ok(page) => Html(page).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the page cannot be shown: {error}\n")).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the page cannot be shown: {error}\n"))
+                .into_response(),
         }
     }
 
     fn message(&self, status: StatusCode, guest: Option<&Guest>, refused: &Refused, back: &str) -> Response {
-        let page = self.show("message.html", guest, context! { refused, back, app => "" });
+        let page = self.show("message.html", guest, context! { refused => all(refused), back, app => "" });
         (status, page).into_response()
     }
 
     /// Asks the rest of the program, which may wait for the disk.
-    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn House) -> T + Send + 'static) -> Option<T> {
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn House) -> T + Send + 'static,
+    ) -> Option<T> {
         let house = Arc::clone(&self.house);
         tokio::task::spawn_blocking(move || question(house.as_ref())).await.ok()
     }
@@ -182,7 +194,11 @@ fn operator(site: &Site, headers: &HeaderMap, csrf: &str, back: &str) -> Result<
     };
     let foreign = headers.get("sec-fetch-site").is_some_and(|from| from != "same-origin" && from != "none");
     if csrf != guest.csrf || foreign {
-        return Err(refused("this form is not from here, or too old", "nothing was recorded", "load the page again and repeat it"));
+        return Err(refused(
+            "this form is not from here, or too old",
+            "nothing was recorded",
+            "load the page again and repeat it",
+        ));
     }
     if !guest.operator {
         let next = "role = \"operator\" in [dashboard.people.NAME] lets one do it";
@@ -211,14 +227,16 @@ async fn now(State(site): Here, headers: HeaderMap) -> Result<Response, Response
     let (now, run, questions, going) = seen.await.ok_or_else(away)?;
     let picture = now.traffic.as_ref().map(|traffic| Value::from_safe_string(spark::bars(&traffic.recent)));
     let signed = now.last.as_ref().map_or(0, |last| last.signed.len());
-    let more = context! { app => now.app, now, run, questions, going, picture, signed };
+    let more = context! {
+        app => now.app.as_str(), now => all(&now), run, questions => all(&questions), going => all(&going), picture, signed,
+    };
     Ok(site.show("now.html", Some(&guest), more))
 }
 
 async fn runs(State(site): Here, headers: HeaderMap) -> Result<Response, Response> {
     let guest = guest(&site, &headers)?;
     let (app, runs) = site.ask(|house| (house.now().app, house.runs())).await.ok_or_else(away)?;
-    Ok(site.show("runs.html", Some(&guest), context! { app, runs }))
+    Ok(site.show("runs.html", Some(&guest), context! { app, runs => all(&runs) }))
 }
 
 async fn run(State(site): Here, headers: HeaderMap, Path(run): Path<u32>) -> Result<Response, Response> {
@@ -228,16 +246,18 @@ async fn run(State(site): Here, headers: HeaderMap, Path(run): Path<u32>) -> Res
     let entries = entries.ok_or_else(|| missing(&site, &guest, run))?;
     let state = RunState::fold(&entries);
     let report = Report::of(&entries);
-    let signed = |role| state.signed(role).map(|(at, signature)| context! { at, name => signature.name, note => signature.note });
+    let signed = |role| {
+        state.signed(role).map(|(at, signature)| context! { at => at.as_str(), name => signature.name.as_str(), note => signature.note.as_deref() })
+    };
     let answers: Vec<Value> = state
         .answers
         .iter()
-        .map(|(at, answer)| context! { at, item => answer.item, text => answer.text, by => answer.by })
+        .map(|(at, answer)| context! { at => at.as_str(), item => answer.item.as_str(), text => answer.text.as_str(), by => answer.by.as_str() })
         .collect();
     let going = now.running == Some(run);
     let question = now.question.filter(|_| going);
     let more = context! {
-        app => report.app, report, run, questions, answers, going, question,
+        app => report.app.as_str(), report => all(&report), run, questions => all(&questions), answers, going, question,
         deployer => signed(Role::Deployer), verifier => signed(Role::Verifier),
         over => state.is_over(), closed => state.is_closed(),
     };
@@ -259,18 +279,30 @@ async fn report_of(site: &Site, headers: &HeaderMap, run: u32) -> Result<Report,
     Ok(Report::of(&entries.ok_or_else(|| missing(site, &guest, run))?))
 }
 
-async fn report_html(State(site): Here, headers: HeaderMap, Path(run): Path<u32>) -> Result<Response, Response> {
+async fn report_html(
+    State(site): Here,
+    headers: HeaderMap,
+    Path(run): Path<u32>,
+) -> Result<Response, Response> {
     let report = report_of(&site, &headers, run).await?;
     let policy = [(header::CONTENT_SECURITY_POLICY, REPORT_POLICY)];
     Ok((policy, Html(report::html(&report))).into_response())
 }
 
-async fn report_md(State(site): Here, headers: HeaderMap, Path(run): Path<u32>) -> Result<Response, Response> {
+async fn report_md(
+    State(site): Here,
+    headers: HeaderMap,
+    Path(run): Path<u32>,
+) -> Result<Response, Response> {
     let report = report_of(&site, &headers, run).await?;
     Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], report::markdown(&report)).into_response())
 }
 
-async fn report_json(State(site): Here, headers: HeaderMap, Path(run): Path<u32>) -> Result<Response, Response> {
+async fn report_json(
+    State(site): Here,
+    headers: HeaderMap,
+    Path(run): Path<u32>,
+) -> Result<Response, Response> {
     let report = report_of(&site, &headers, run).await?;
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
@@ -279,7 +311,11 @@ async fn report_json(State(site): Here, headers: HeaderMap, Path(run): Path<u32>
 async fn backups(State(site): Here, headers: HeaderMap) -> Result<Response, Response> {
     let guest = guest(&site, &headers)?;
     let (now, backups) = site.ask(|house| (house.now(), house.backups())).await.ok_or_else(away)?;
-    Ok(site.show("backups.html", Some(&guest), context! { app => now.app, backups, drill => now.drill }))
+    Ok(site.show(
+        "backups.html",
+        Some(&guest),
+        context! { app => now.app, backups => all(&backups), drill => now.drill },
+    ))
 }
 
 #[derive(Deserialize)]
@@ -341,7 +377,11 @@ struct GoAheadForm {
     answer: String,
 }
 
-async fn go_ahead(State(site): Here, headers: HeaderMap, Form(form): Form<GoAheadForm>) -> Result<Response, Response> {
+async fn go_ahead(
+    State(site): Here,
+    headers: HeaderMap,
+    Form(form): Form<GoAheadForm>,
+) -> Result<Response, Response> {
     let guest = operator(&site, &headers, &form.csrf, "/")?;
     let (yes, by) = (form.answer == "yes", visitor(&guest));
     let said = site.ask(move |house| house.go_ahead(yes, by)).await.ok_or_else(away)?;
@@ -374,7 +414,8 @@ async fn log_in(State(site): Here, headers: HeaderMap, Form(form): Form<LoginFor
     let Some(session) = session else {
         tokio::time::sleep(WRONG).await;
         let app = site.ask(|house| house.now().app).await;
-        let page = site.show("login.html", None, context! { app, tokens => site.login.has_tokens(), wrong => true });
+        let page =
+            site.show("login.html", None, context! { app, tokens => site.login.has_tokens(), wrong => true });
         return (StatusCode::UNAUTHORIZED, page).into_response();
     };
     let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");

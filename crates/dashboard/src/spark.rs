@@ -19,7 +19,10 @@ pub(crate) fn bars(values: &[(u32, u32)]) -> String {
             let tall = height(count);
             if tall > 0.0 {
                 let (x, y) = (at * WIDTH, 50.0 - tall);
-                let _ = write!(out, "<rect class=\"{class}\" x=\"{x}\" y=\"{y:.1}\" width=\"5\" height=\"{tall:.1}\"/>");
+                let _ = write!(
+                    out,
+                    "<rect class=\"{class}\" x=\"{x}\" y=\"{y:.1}\" width=\"5\" height=\"{tall:.1}\"/>"
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The real machine behind the core's ports: SQLite, git, processes, the journal.
 
+pub mod archive;
 pub mod audit;
 pub mod backups;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod logfile;
 pub mod notify;
 pub mod probe;
 pub mod process;
+pub mod redact;
 pub mod rehearsal;
 pub mod release;
 pub mod service;

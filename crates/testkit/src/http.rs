@@ -24,7 +24,7 @@ impl Message {
         Message::read(from, false)
     }
 
-    fn read(from: &mut impl BufRead, answer: bool) -> io::Result<Option<Message>> {
+    pub(crate) fn read(from: &mut impl BufRead, answer: bool) -> io::Result<Option<Message>> {
         let Some(start) = line(from)? else { return Ok(None) };
         let mut message = Message { start, ..Message::default() };
         loop {

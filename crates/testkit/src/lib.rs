@@ -4,6 +4,7 @@
 //! the shipped programs: `plimsoll` and the `scripted-app` of this crate. Everything here panics with a sentence
 //! when the machine does not do what a test needs; that is a failed test.
 
+mod browser;
 pub mod buyers;
 mod command;
 pub mod fault;
@@ -19,6 +20,7 @@ pub mod soak;
 mod systemd_box;
 pub mod wait;
 
+pub use browser::Browser;
 pub use buyers::Buyers;
 pub use command::Running;
 pub use output::Output;

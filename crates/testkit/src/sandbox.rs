@@ -81,6 +81,12 @@ impl Sandbox {
         self._disk.as_ref()
     }
 
+    /// Another port that is free, for something else that listens.
+    #[must_use]
+    pub fn spare_port(&self) -> u16 {
+        free_port()
+    }
+
     /// The live database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

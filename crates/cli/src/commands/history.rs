@@ -1,6 +1,7 @@
 //! `status`, `history`, `show`: what is, what was done, and one run as the filled-in checklist. They only read.
 
 use jiff::Timestamp;
+use plimsoll_core::check::Verdict;
 use plimsoll_core::plan::ReleaseId;
 use plimsoll_core::record::{Ending, Entry, Event, State};
 use plimsoll_core::report::{self, Report};
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::args::{Format, ShowArgs};
 use crate::config::Config;
 use crate::error::{Error, Kind};
+use crate::spark::{fitted, spark};
 use crate::station::{self, needs_serve};
 use crate::ui::{Ui, age_words, size_words, took_words};
 use crate::wire::{Reply, Request, Status};
@@ -51,13 +53,14 @@ pub(crate) fn status(config: &Config, ui: &Ui) -> Result<(), Error> {
             "drilled_at": backup.as_ref().and_then(|kept| kept.drilled_at),
         }));
     } else {
-        ui.data(&status_words(
+        let words = status_words(
             config,
             current.as_ref().map(|id| id.0.as_str()),
             serve.as_ref(),
             last.as_ref(),
             backup.map(|kept| kept.words()).as_deref(),
-        ));
+        );
+        ui.data(&if ui.is_rich() { rich(&words, serve.as_ref(), ui) } else { words });
         if let Some(release) = &unproved {
             ui.data(&format!("{:<9} {release}, not proved yet", "coming"));
         }
@@ -149,6 +152,48 @@ fn status_words(
     lines.join("\n")
 }
 
+/// The same for a terminal: in colours, with a picture of the traffic.
+fn rich(words: &str, serve: Option<&Status>, ui: &Ui) -> String {
+    let mut lines = Vec::new();
+    for line in words.lines() {
+        let (label, text) = line.split_at_checked(10).unwrap_or((line, ""));
+        let verdict = match (label.trim(), text) {
+            ("door", text) if text.starts_with("open") => Some(Verdict::Pass),
+            ("door", _) | ("trouble" | "serve", _) => Some(Verdict::Fail),
+            ("last run", text) if text.ends_with(": live") || text.ends_with(": rolled-back") => {
+                Some(Verdict::Pass)
+            }
+            ("last run" | "running", _) => Some(Verdict::Unknown),
+            ("backup", "none yet") => Some(Verdict::Fail),
+            _ => None,
+        };
+        let text = if verdict.is_some() { ui.toned(verdict, text) } else { text.to_owned() };
+        lines.push(format!("{}{text}", ui.toned(None, label)));
+    }
+    if let Some(status) = serve.filter(|status| !status.recent.is_empty()) {
+        let of = |pick: fn(&(u32, u32)) -> u32| {
+            status.recent.iter().map(|one| u64::from(pick(one))).collect::<Vec<_>>()
+        };
+        let (answers, errors) = (fitted(&of(|one| one.0), 60), fitted(&of(|one| one.1), 60));
+        lines.push(format!(
+            "{}{}  20 min",
+            ui.toned(None, "traffic   "),
+            ui.toned(Some(Verdict::Pass), &spark(&answers))
+        ));
+        if errors.iter().any(|count| *count > 0) {
+            let picture = ui.toned(Some(Verdict::Fail), &spark(&errors));
+            lines.push(format!("{}{picture}  errors", ui.toned(None, "          ")));
+        }
+        if let (Some(half), Some(most)) = (status.p50_ms, status.p99_ms) {
+            lines.push(format!(
+                "{}half within {half:.1} ms, 99 of 100 within {most:.1} ms",
+                ui.toned(None, "latency   ")
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
 fn ask_serve(config: &Config) -> Result<Option<Status>, Error> {
     let failed = |e: ControlError| {
         Error::usage("`plimsoll serve` could not be asked")
@@ -223,6 +268,7 @@ pub(crate) fn history(config: &Config, ui: &Ui) -> Result<(), Error> {
             "run", "began (UTC)", "what", "release", "ending", "took"
         ));
     }
+    let mut holds = Vec::new();
     for run in numbers.into_iter().rev() {
         let row = match row(&runs, run) {
             Ok(row) => row,
@@ -236,8 +282,17 @@ pub(crate) fn history(config: &Config, ui: &Ui) -> Result<(), Error> {
             // A crash between the folder and its first event: nothing was done.
             (true, _) => {}
             (_, true) => ui.object(&row.json()),
-            (_, false) => ui.data(&row.line()),
+            (_, false) => {
+                holds.push(row.hold_ms);
+                ui.data(&row.line(ui));
+            }
         }
+    }
+    if ui.is_rich() && holds.iter().any(|hold| *hold > 0) {
+        holds.truncate(60);
+        holds.reverse();
+        let most = took_words(std::time::Duration::from_millis(holds.iter().copied().max().unwrap_or(0)));
+        ui.data(&format!("\n{}  {}  at most {most}", ui.toned(None, "users waited"), spark(&holds)));
     }
     Ok(())
 }
@@ -318,7 +373,13 @@ impl Row {
         self.ending.map_or("not ended", Ending::word)
     }
 
-    fn line(&self) -> String {
+    fn line(&self, ui: &Ui) -> String {
+        let verdict = match (self.ending, self.exit) {
+            (Some(Ending::Live | Ending::RolledBack), Some(0)) => Verdict::Pass,
+            (Some(Ending::Undone), _) => Verdict::Fail,
+            _ => Verdict::Unknown,
+        };
+        let ending = ui.toned(Some(verdict), &format!("{:<11}", self.ending()));
         let began = self.began.get(..19).unwrap_or(&self.began).replace('T', " ");
         let release = self.release.as_deref().unwrap_or("-");
         let took = took_words(std::time::Duration::from_millis(self.ms));
@@ -326,12 +387,7 @@ impl Row {
             0 => String::new(),
             ms => format!(", hold {}", took_words(std::time::Duration::from_millis(ms))),
         };
-        format!(
-            "{:>5}  {began:<20}  {:<8}  {release:<14}  {:<11}  {took}{hold}",
-            self.run,
-            self.kind,
-            self.ending()
-        )
+        format!("{:>5}  {began:<20}  {:<8}  {release:<14}  {ending}  {took}{hold}", self.run, self.kind,)
     }
 
     fn words(&self) -> String {

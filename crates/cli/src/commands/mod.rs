@@ -6,9 +6,11 @@ mod backup;
 mod check;
 mod confine;
 mod deploy;
+mod diagnose;
 mod history;
 mod init;
 mod install;
+mod manual;
 mod migrate;
 mod notify_test;
 mod people;
@@ -50,6 +52,9 @@ pub(crate) fn run(args: &Args, ui: &Arc<Ui>) -> Result<(), Error> {
         Command::Show(show) => history::show(&config()?, show, ui),
         Command::Answer(answer) => people::answer(&config()?, answer, ui),
         Command::Sign(sign) => people::sign(&config()?, sign, ui),
+        Command::Diagnose(diagnose) => diagnose::diagnose(&config()?, diagnose, &args.global.directory, ui),
+        Command::Completions(completions) => manual::completions(completions, ui),
+        Command::Man(man) => manual::man(man, ui),
         Command::Audit => audit::audit(&config()?, ui),
         Command::Backup(backup) => backup::backup(&args.global, backup, ui),
         Command::Migrate(migrate) => migrate::migrate(&args.global, migrate, ui),

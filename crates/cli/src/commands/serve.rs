@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::ports::{Failure, Service};
+use plimsoll_dashboard::Dashboard;
 use plimsoll_host::journal::Runs;
 use plimsoll_host::logfile::LogFile;
 use plimsoll_host::process::{become_subreaper, reap_orphans};
@@ -22,6 +23,7 @@ use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::inherited::{self, Way};
+use crate::pages::{self, Pages};
 use crate::past;
 use crate::people::Person;
 use crate::post;
@@ -90,6 +92,7 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR2])
         .map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
 
+    let dashboard = dashboard(&served)?;
     let (booting, said) = (Arc::clone(&served), Arc::clone(ui));
     thread::spawn(move || booting.boot(ended, &said));
     let accepting = Arc::clone(&served);
@@ -114,6 +117,9 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
         None => format!("{}: no front door", config.app.name),
     };
     ui.say(&where_to);
+    if let Some(dashboard) = &dashboard {
+        ui.say(&format!("dashboard on http://{}", dashboard.address()));
+    }
     readiness::ready(&where_to);
     for signal in signals.forever() {
         match signal {
@@ -135,9 +141,33 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     }
     readiness::stopping();
     ui.say("stopping: no new requests; what is running is finished first");
+    drop(dashboard);
     let result = served.close(config);
     let _ = std::fs::remove_file(station::socket(config));
     result.map_err(failed)
+}
+
+/// The pages, when they are configured.
+fn dashboard(served: &Arc<Served>) -> Result<Option<Dashboard>, Error> {
+    let config = served.station.config();
+    let Some(settings) = &config.dashboard else { return Ok(None) };
+    let listener = TcpListener::bind(settings.listen).map_err(|error| {
+        Error::usage(format!("the dashboard cannot listen on {}", settings.listen))
+            .why(error.to_string())
+            .state("nothing was started")
+            .next("choose another [dashboard].listen")
+    })?;
+    let (asked, answering, hearing) = (Arc::clone(served), Arc::clone(served), Arc::clone(served));
+    let pages = Pages {
+        config: config.clone(),
+        hear: Box::new(move |run, what| hearing.station.hear(Some(run), what)),
+        front: served.front.clone(),
+        status: Box::new(move || asked.status()),
+        go_ahead: Box::new(move |yes, by| answering.station.go_ahead(yes, by)),
+    };
+    let dashboard = Dashboard::start(listener, pages::login(settings)?, Arc::new(pages))
+        .map_err(|error| Error::failed("the dashboard cannot be started").why(error.to_string()))?;
+    Ok(Some(dashboard))
 }
 
 /// The app that still runs from before, when nothing else is open: then it is what would be started now.
@@ -269,6 +299,11 @@ impl Served {
             status.serving = front.target().map(|target| target.target().release.clone());
             (status.requests, status.errors) = (counts.answered(), counts.server_error);
             status.waiting = counts.parked;
+            let ms = |share| counts.latency.quantile(share).map(|took| took.as_secs_f64() * 1_000.0);
+            (status.p50_ms, status.p99_ms) = (ms(0.5), ms(0.99));
+            if counts.requests > 0 {
+                status.recent = pages::recent(front);
+            }
         }
         if let Some(app) = &self.app {
             status.trouble.extend(app.trouble());

@@ -80,7 +80,6 @@ pub(crate) struct Config {
     /// `[people]`
     pub(crate) people: People,
     /// `[dashboard]`; `None` when no pages are served.
-    #[allow(dead_code, reason = "the pages come next")]
     pub(crate) dashboard: Option<Dashboard>,
 }
 

@@ -301,7 +301,6 @@ pub(crate) struct People {
 }
 
 /// `[dashboard]`: the pages, and who may see them.
-#[allow(dead_code, reason = "the pages come next")]
 #[derive(Clone, Debug)]
 pub(crate) struct Dashboard {
     /// Where they are served, on the loopback.

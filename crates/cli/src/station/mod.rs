@@ -33,6 +33,7 @@ use crate::config::{Config, ServiceKind};
 use crate::error::Error;
 use crate::follow;
 use crate::ledger::Ledger;
+use crate::notes;
 use crate::people::{Person, Say};
 use crate::post;
 use crate::window::AgreedClock;
@@ -239,9 +240,7 @@ impl Station {
         if self.runs.folder(run).join("report.json").exists() {
             return;
         }
-        if let Err(failure) = self.write_reports(run) {
-            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
-        }
+        self.note(run, onlooker);
     }
 
     fn gate(&self, run: u32) -> Box<dyn plimsoll_core::ports::Gate> {
@@ -597,9 +596,7 @@ impl Station {
         if let Err(error) = self.runs.release_room(run) {
             onlooker.line(&format!("room kept for the journal could not be freed: {error}"));
         }
-        if let Err(failure) = self.write_reports(run) {
-            onlooker.line(&format!("the report of run {run} could not be written: {failure}"));
-        }
+        self.note(run, onlooker);
         drop(over);
         self.tell_end(run, onlooker);
         if matches!(outcome.ending, Some(Ending::Live | Ending::RolledBack)) {
@@ -663,6 +660,28 @@ impl Station {
 
     fn write_reports(&self, run: u32) -> Result<(), Failure> {
         Ok(audit::write_reports(&self.runs, run)?)
+    }
+
+    /// What is noted at the end of a run, and its reports. Nothing here changes how it ended.
+    fn note(&self, run: u32, onlooker: &Onlooker) {
+        let entries = self.runs.entries(run).unwrap_or_default();
+        let over = State::fold(&entries).is_over();
+        let mut events = Vec::new();
+        if over {
+            events.push(Event::Noted { checks: notes::noted(&self.config, &self.runs, &entries) });
+            events.extend(notes::charted(&self.runs, run));
+        }
+        for event in events {
+            if let Err(error) = self.runs.add(run, event) {
+                onlooker.line(&format!("run {run} could not be noted: {error}"));
+            }
+        }
+        if let Err(error) = audit::write_reports(&self.runs, run) {
+            onlooker.line(&format!("the report of run {run} could not be written: {error}"));
+        }
+        if over && let Err(why) = notes::write_beside(&self.config, &self.runs, run) {
+            onlooker.line(&format!("the operations changelog could not be written: {why}"));
+        }
     }
 
     /// Where a question whether to go on waits, and its answer comes from.

@@ -69,11 +69,13 @@ impl Report {
             seen = rest;
             let (answer, reason) = match (checks.is_empty(), self.not_needed(item.id), item.who) {
                 // The run is closed by the second signature.
-                (false, ..) if item.id == "after.sign" && checks.len() < 2 => (Answer::Open, None),
+                (false, ..) if item.id == "after.sign" && checks.len() < 2 => {
+                    (Answer::Open, Some(self.asks(item.id)))
+                }
                 (false, ..) => (Answer::Answered, None),
                 (_, Some(reason), _) => (Answer::NotNeeded, Some(reason.to_owned())),
-                (.., Who::Ask) => (Answer::Open, None),
-                (.., Who::Auto | Who::Both) => (Answer::NotYet, self.not_looked(item.id, watch)),
+                (.., Who::Ask) => (Answer::Open, Some(self.asks(item.id))),
+                (.., Who::Auto | Who::Both) => (Answer::NotYet, Some(self.not_looked(item.id, watch))),
             };
             self.items.push(ItemReport {
                 id: item.id,
@@ -92,6 +94,7 @@ impl Report {
     /// What the events themselves observed: outcomes that were journaled, and the clock.
     fn derive(&self, seen: &mut Vec<Observed>) {
         let at = self.ended_at.clone().unwrap_or_default();
+        let seen_before: Vec<Check> = seen.iter().map(|o| o.check.clone()).collect();
         let mut add = |check| seen.push(Observed { check, step: None, at: at.clone() });
         let switch = self.steps.iter().find(|s| s.step == Step::Switch);
         let back_to = match (self.kind, switch) {
@@ -102,6 +105,17 @@ impl Report {
         if let Some(id) = back_to {
             add(Check::pass("back.code", "The earlier release is current again")
                 .with("release", id.0.clone()));
+        }
+        if self.ending.is_some() {
+            add(Check::pass("after.archive", "The notes of the deployment are archived")
+                .with("file", format!("runs/{:06}/{}", self.run, self.log))
+                .with("includes", "backup location, data counts, verification results"));
+        }
+        if let Some(record) = backup_record(seen_of(&seen_before, "backup.")) {
+            add(record);
+        }
+        if let Some(speed) = speed(&seen_before) {
+            add(speed);
         }
         let first_undo = self.steps.iter().filter_map(|s| s.undo).map(|u| u.at_ms).min();
         let took = match (self.ending, self.kind, first_undo) {
@@ -126,13 +140,31 @@ impl Report {
                 seen.iter().filter(|o| o.check.id.starts_with("verify.")).map(|o| o.check.verdict).collect();
             if let Some(verdict) = combined(verdicts.iter().copied()) {
                 let count = |wanted| verdicts.iter().filter(|v| **v == wanted).count();
-                let check =
+                let mut check =
                     Check::new("back.verify", "The checks under Verification, taken together", verdict)
                         .with("passed", count(Verdict::Pass))
                         .with("failed", count(Verdict::Fail))
                         .with("unknown", count(Verdict::Unknown));
+                check = match verdict {
+                    Verdict::Pass => check,
+                    Verdict::Fail => check.with("why", "not all of them passed"),
+                    Verdict::Unknown => check.with("why", "not all of them could be made"),
+                    Verdict::Skipped => check.with("why", "none of them applies here"),
+                };
                 seen.push(Observed { check, step: None, at });
             }
+        }
+    }
+
+    /// How a person fills the box in.
+    fn asks(&self, id: &str) -> String {
+        let run = self.run;
+        match id {
+            "after.sign" => format!("plimsoll sign {run} --as deployer|verifier --name NAME"),
+            "diag.post" => {
+                format!("complete runs/{run:06}/postmortem.md, then: plimsoll answer {id} TEXT --by NAME")
+            }
+            _ => format!("plimsoll answer {id} TEXT --by NAME --run {run}"),
         }
     }
 
@@ -179,31 +211,107 @@ impl Report {
             && self.rehearsal.as_ref().is_some_and(|r| r.pending.is_empty() && !r.migrates_itself)
     }
 
-    /// Why nothing looked, where that is known.
-    fn not_looked(&self, id: &str, watch: bool) -> Option<String> {
-        if id == "after.archive" {
-            return Some(format!("the log's name is {}", self.log));
-        }
+    /// Why nothing looked.
+    fn not_looked(&self, id: &str, watch: bool) -> String {
         let step = match id {
-            "deploy.pull" => Step::Fetch,
-            "deploy.install" => Step::Build,
-            "backup.create" | "backup.verify" | "backup.counts" | "backup.record" => Step::Backup,
-            "pre.staging" | "pre.rollback" => Step::Rehearse,
-            "deploy.migrate" => Step::Migrate,
-            "deploy.restart" => Step::Start,
-            "verify.script" | "verify.counts" | "verify.versions" | "verify.smoke" => Step::Prove,
-            "verify.errors" if !watch => {
-                let why = "this run was not to watch: [watch].errors_for is not set, or --no-watch was given";
-                return Some(why.to_owned());
+            "deploy.pull" => Some(Step::Fetch),
+            "deploy.install" => Some(Step::Build),
+            "backup.create" | "backup.verify" | "backup.counts" | "backup.record" | "backup.second" => {
+                Some(Step::Backup)
             }
-            "verify.errors" => Step::Watch,
-            _ => return None,
+            "pre.staging" | "pre.rollback" => Some(Step::Rehearse),
+            "pre.review" => Some(Step::Fetch),
+            "deploy.migrate" => Some(Step::Migrate),
+            "deploy.restart" => Some(Step::Start),
+            "deploy.stop" => Some(Step::Stop),
+            "verify.script" | "verify.counts" | "verify.versions" | "verify.smoke" => Some(Step::Prove),
+            "verify.errors" | "verify.logs" | "verify.speed" if !watch => {
+                return "this run was not to watch: [watch].errors_for is not set, or --no-watch was given"
+                    .to_owned();
+            }
+            "verify.errors" | "verify.logs" | "verify.speed" => Some(Step::Watch),
+            _ => None,
         };
-        (!self.began(step)).then(|| match self.ending {
-            Some(_) => format!("the run did not come to \"{}\"", step.title()),
-            None => format!("the run has not come to \"{}\"", step.title()),
-        })
+        if let Some(step) = step.filter(|step| !self.began(*step)) {
+            return match self.ending {
+                Some(_) => format!("the run did not come to \"{}\"", step.title()),
+                None => format!("the run has not come to \"{}\"", step.title()),
+            };
+        }
+        let live = self.ending == Some(Ending::Live);
+        let words = match id {
+            _ if id.starts_with("watch.") && !live => "the release of this run does not serve",
+            "watch.hour" | "watch.customers" | "watch.database" => {
+                "`plimsoll serve` watches the first hour and adds here what it saw"
+            }
+            "watch.spots" => "`plimsoll serve` makes the spot checks when they are due and adds them here",
+            "watch.apm" => "no check of a monitoring system is configured",
+            "pre.notify" | "after.summary" | "back.notify" => {
+                "nobody was told: no message of this run is on record"
+            }
+            "pre.window" => "no window is on record for this run",
+            "verify.logs" => "no log is configured: [[log]]",
+            "diag.collect" => "collect them with: plimsoll diagnose",
+            "deploy.install" => "no build command is configured: [build].commands",
+            "verify.smoke" => "no smoke test is configured: [[smoke]]",
+            _ if self.ending.is_none() => "the run has not ended",
+            _ => "nothing looked at it in this run",
+        };
+        words.to_owned()
     }
+}
+
+/// Where the backup is, as the paper wants it written down.
+fn backup_record<'a>(seen: impl Iterator<Item = &'a Check>) -> Option<Check> {
+    let seen: Vec<&Check> = seen.collect();
+    let of = |id: &str| seen.iter().rev().find(|check| check.id == id);
+    if of("backup.record").is_some() {
+        return None;
+    }
+    let primary = of("backup.create")?.evidence.get("file")?.clone();
+    let stamp =
+        primary.as_str().and_then(|file| file.rsplit_once("backup.")).map(|(_, stamp)| stamp.to_owned());
+    let second: Vec<String> = seen
+        .iter()
+        .filter(|check| check.id == "backup.second")
+        .map(|check| match check.verdict {
+            Verdict::Pass => {
+                check.evidence.get("file").and_then(|f| f.as_str()).unwrap_or(&check.name).to_owned()
+            }
+            _ => format!("none: {}", check.why()),
+        })
+        .collect();
+    let secondary = if second.is_empty() { "none".to_owned() } else { second.join(", ") };
+    Some(
+        Check::pass("backup.record", "Recorded in the journal and in the log")
+            .with("primary", primary)
+            .with("secondary", secondary)
+            .with("timestamp", stamp.unwrap_or_default())
+            .with("row_counts_recorded", of("backup.counts").is_some()),
+    )
+}
+
+fn seen_of<'a>(seen: &'a [Check], prefix: &'a str) -> impl Iterator<Item = &'a Check> {
+    seen.iter().filter(move |check| check.id.starts_with(prefix))
+}
+
+/// How fast the smoke tests were answered, where nothing looked at live traffic.
+fn speed(seen: &[Check]) -> Option<Check> {
+    if seen.iter().any(|check| check.id == "verify.speed") {
+        return None;
+    }
+    let smoke = seen.iter().filter(|check| check.id == "verify.smoke" && check.verdict == Verdict::Pass);
+    let mut times: Vec<(u64, &str)> =
+        smoke.filter_map(|check| Some((check.evidence.get("ms")?.as_u64()?, check.name.as_str()))).collect();
+    times.sort_unstable();
+    let (slowest, name) = *times.last()?;
+    Some(
+        Check::pass("verify.speed", "Answers to the smoke tests")
+            .with("p50_ms", times[times.len() / 2].0)
+            .with("slowest_ms", slowest)
+            .with("slowest", name)
+            .with("slow_queries", "not known: the app logs none that is looked at"),
+    )
 }
 
 /// Where an observation belongs: what a rollback or an undo stops and starts fills in the boxes of the rollback.
@@ -228,6 +336,14 @@ pub(super) fn observed(entries: &[Entry]) -> Vec<Observed> {
             }
             Event::Watched { check } | Event::SpotChecked { check, .. } => {
                 seen.push(Observed { check: check.clone(), step: None, at: entry.at.clone() });
+            }
+            Event::Noted { checks } => {
+                let at = entry.at.clone();
+                seen.extend(checks.iter().map(|check| Observed {
+                    check: check.clone(),
+                    step: None,
+                    at: at.clone(),
+                }));
             }
             Event::Told { told } => {
                 // From queued to sent it is one message.
@@ -258,6 +374,10 @@ pub(super) fn observed(entries: &[Entry]) -> Vec<Observed> {
             }
             _ => {}
         }
+    }
+    // What could not be measured is no blank.
+    for observed in &mut seen {
+        observed.check.evidence.retain(|_, value| !value.is_null());
     }
     seen
 }
@@ -329,8 +449,10 @@ mod tests {
         let live = Report::of(&sample::live());
         let answer = |report: &Report, id| report.item(id).map(|i| (i.answer, i.reason.clone())).unwrap();
         let needless = |why: &str| (Answer::NotNeeded, Some(why.to_owned()));
-        assert_eq!(answer(&live, "watch.apm"), (Answer::NotYet, None));
-        assert_eq!(answer(&live, "watch.reports"), (Answer::Open, None));
+        let why = "no check of a monitoring system is configured".to_owned();
+        assert_eq!(answer(&live, "watch.apm"), (Answer::NotYet, Some(why)));
+        let how = "plimsoll answer watch.reports TEXT --by NAME --run 12".to_owned();
+        assert_eq!(answer(&live, "watch.reports"), (Answer::Open, Some(how)));
         assert_eq!(answer(&live, "back.restore"), needless("the deployment went well"));
         assert_eq!(answer(&live, "diag.post"), needless("the deployment went well"));
         let undone = Report::of(&sample::undone());

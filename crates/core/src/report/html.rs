@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::chart;
 use super::evidence::{Blank, blanks, duration_ms, one_line, utc};
-use super::markdown::{smoke_cells, step_words, stopped_at, title};
-use super::summary::{Tone, data, facts, message, result, signer, standing, verdict_tone, verdict_word};
+use super::markdown::{SIGNATURES, issues, smoke_cells, step_words, stopped_at, title};
+use super::summary::{Tone, data, facts, message, result, standing, verdict_tone, verdict_word};
 use super::{Answer, ItemReport, Observed, Report, Span, StepReport, StepState, Trouble};
 use crate::check::{Check, Verdict};
 use crate::checklist::Phase;
@@ -38,6 +39,7 @@ pub fn html(report: &Report) -> String {
         let _ = writeln!(out, "<dt>{label}</dt><dd>{}</dd>", escape(&value));
     }
     out.push_str("</dl>\n");
+    pictures(&mut out, report);
     timelines(&mut out, report);
     if !report.warnings.is_empty() {
         out.push_str("<h2>Warnings</h2>\n<ul>\n");
@@ -57,10 +59,21 @@ pub fn html(report: &Report) -> String {
         out.push_str("</ul>\n");
     }
     let (by, at) = (escape(&report.by), escape(&utc(&report.started_at)));
-    let _ = writeln!(out, "<h2>Sign-off</h2>\n<p>{}: {by} ({at})</p>", signer(report));
-    if report.item("after.sign").is_none_or(|item| item.checks.is_empty()) {
-        out.push_str("<p>Verified by: ____________________ Date and time: ____________________</p>\n");
+    let _ = writeln!(out, "<h2>Sign-off</h2>\n<p>Begun by: {by} ({at})</p>");
+    for (role, words) in SIGNATURES {
+        let _ = match report.signed(role) {
+            Some(signature) => {
+                let (name, at) = (escape(&signature.signed.name), escape(&utc(&signature.at)));
+                writeln!(out, "<p>{words}: <b>{name}</b> ({at})</p>")
+            }
+            None => writeln!(out, "<p>{words}: ____________________ Date and time: ____________________</p>"),
+        };
     }
+    let (trouble, resolution) = issues(report);
+    let _ = writeln!(out, "<p>Issues encountered: {}</p>", escape(&trouble));
+    let _ = writeln!(out, "<p>Resolution: {}</p>", escape(&resolution));
+    let closed = if report.closed { "yes" } else { "not yet: two signatures close the run" };
+    let _ = writeln!(out, "<p>Closed: {closed}</p>");
     let _ = writeln!(out, "<p class=\"note\">Log: {}</p>\n</body>\n</html>", escape(&report.log));
     out
 }
@@ -85,6 +98,29 @@ fn trouble(out: &mut String, trouble: &Trouble) {
         }
     }
     out.push_str("</div>\n");
+}
+
+/// The run at a glance, the traffic around the switch, the rows before and after.
+fn pictures(out: &mut String, report: &Report) {
+    if report.ended_at.is_some() {
+        let _ = writeln!(out, "<h2>The run</h2>\n<figure>{}</figure>", chart::overview(report));
+    }
+    out.push_str("<h2>Requests, errors and latency around the switch</h2>\n");
+    let _ = match chart::traffic(report) {
+        Some(picture) => writeln!(
+            out,
+            "<figure>{picture}</figure>\n<p class=\"key\"><i></i>requests<i class=\"failed\"></i>errors\
+             <i class=\"hold\"></i>users wait</p>"
+        ),
+        None => writeln!(out, "<p class=\"note\">No traffic was sampled in this run.</p>"),
+    };
+    if let Some(picture) = chart::rows(report) {
+        let _ = writeln!(
+            out,
+            "<h2>Rows before and after</h2>\n<figure>{picture}</figure>\n\
+             <p class=\"key\"><i class=\"before\"></i>before<i></i>after</p>"
+        );
+    }
 }
 
 /// The steps as bars over the run's time; a short hold once more, enlarged.
@@ -133,12 +169,14 @@ fn timeline(out: &mut String, report: &Report, window: Span) {
             let _ = write!(out, " <span class=\"{tone}\">{words}</span>");
         }
         let took = step.ms.map_or_else(|| "not ended".to_owned(), duration_ms);
-        let _ = write!(out, "</div><div class=\"track\">");
+        let track =
+            "<svg class=\"track\" viewBox=\"0 0 1000 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">";
+        let _ = write!(out, "</div>{track}");
         if let Some(hold) = report.hold {
             bar(out, "hold", hold, window);
         }
         bars(out, step, spans, window);
-        let _ = writeln!(out, "</div><div class=\"took\">{took}</div>");
+        let _ = writeln!(out, "</svg><div class=\"took\">{took}</div>");
     }
     let (first, last) = (duration_ms(window.at_ms), duration_ms(end));
     let _ = writeln!(out, "<div class=\"axis\"><span>{first}</span><span>{last}</span></div>\n</div>");
@@ -155,15 +193,18 @@ fn bars(out: &mut String, step: &StepReport, spans: [Option<Span>; 2], window: S
 
 #[allow(clippy::cast_precision_loss, reason = "a place on the screen")]
 fn bar(out: &mut String, class: &str, span: Span, window: Span) {
-    let share = |ms: u64| 100.0 * ms as f64 / window.ms.max(1) as f64;
+    let share = |ms: u64| 1000.0 * ms as f64 / window.ms.max(1) as f64;
     let from = span.at_ms.clamp(window.at_ms, window.at_ms + window.ms);
     let to = (span.at_ms + span.ms).clamp(from, window.at_ms + window.ms);
     let visible = span.at_ms + span.ms >= window.at_ms && span.at_ms <= window.at_ms + window.ms;
     if visible {
-        // The narrowest bar must not leave the track on the right.
-        let left = share(from - window.at_ms).min(99.4);
-        let _ =
-            write!(out, "<i class=\"{class}\" style=\"left:{left:.2}%;width:{:.2}%\"></i>", share(to - from));
+        // The narrowest bar must be seen, and must not leave the track on the right.
+        let (left, wide) = (share(from - window.at_ms).min(995.0), share(to - from).max(5.0));
+        let (y, tall) = if class == "hold" { (0, 10) } else { (2, 6) };
+        let _ = write!(
+            out,
+            "<rect class=\"{class}\" x=\"{left:.1}\" y=\"{y}\" width=\"{wide:.1}\" height=\"{tall}\"/>"
+        );
     }
 }
 
@@ -259,7 +300,7 @@ fn smoke(out: &mut String, checks: &[Observed]) {
 }
 
 /// The text as text, on one line.
-fn escape(words: &str) -> String {
+pub(super) fn escape(words: &str) -> String {
     escape_lines(&one_line(words))
 }
 
@@ -304,7 +345,7 @@ mod tests {
                 let name: String =
                     tag.trim_start_matches('/').chars().take_while(char::is_ascii_alphanumeric).collect();
                 match (tag.starts_with('/'), name.as_str()) {
-                    (_, "meta" | "br") => {}
+                    (_, "meta" | "br" | "rect" | "line" | "polyline") => {}
                     (false, _) => open.push(name),
                     (true, _) => assert_eq!(open.pop().as_deref(), Some(name.as_str()), "{tag}"),
                 }
@@ -318,8 +359,8 @@ mod tests {
         let page = html(&Report::of(&sample::live()));
         assert!(page.contains("The 900 ms in which users waited, enlarged"));
         let enlarged = page.split("enlarged</h3>").nth(1).unwrap();
-        assert!(enlarged.contains("<i class=\"hold\" style=\"left:0.00%;width:100.00%\">"), "{enlarged}");
+        assert!(enlarged.contains("<rect class=\"hold\" x=\"0.0\" y=\"0\" width=\"1000.0\""), "{enlarged}");
         assert!(!enlarged.split("</div>\n</div>").next().unwrap().contains("Back up the database"));
-        assert!(!html(&Report::of(&sample::rolled_back())).contains("<i class=\"hold\""));
+        assert!(!html(&Report::of(&sample::rolled_back())).contains("<rect class=\"hold\""));
     }
 }

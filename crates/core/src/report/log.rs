@@ -65,7 +65,7 @@ pub fn log_name(entries: &[Entry]) -> String {
     }
 }
 
-fn event(event: &Event) -> String {
+pub(super) fn event(event: &Event) -> String {
     match event {
         Event::Started { order } => {
             let asked = order.asked.as_ref().map_or_else(String::new, |a| format!(" of {a}"));
@@ -144,6 +144,11 @@ fn event(event: &Event) -> String {
         }
         Event::Watched { check: seen } => format!("watch: {}", check(seen)),
         Event::SpotChecked { check: seen, .. } => format!("spot check: {}", check(seen)),
+        Event::Noted { checks } => {
+            let checks: Vec<String> = checks.iter().map(check).collect();
+            format!("noted: {}", checks.join("; "))
+        }
+        Event::Charted { samples } => format!("charted: {} samples of the traffic", samples.len()),
         Event::Locked { why } => format!("LOCKED: {}", one_line(why)),
         Event::TakenBack { run, why } => format!("ROLLED BACK by run {run}: {}", one_line(why)),
         Event::Answered { answer } => {
@@ -269,7 +274,11 @@ mod tests {
             SHA-256: 9f2c1d
             Took: 1.3 s
           Second copy on a drive/NAS or in S3: not applicable: no destination is configured
-          Record primary, secondary, timestamp, counts: not looked at in this run
+          Record primary, secondary, timestamp, counts: pass
+            Primary backup: backups/store.db.backup.20261123_034815
+            Secondary backup: none: no destination is configured
+            Backup timestamp: 20261123_034815
+            Row counts recorded: yes
 
         Data counts:
           Row counts before: products, orders, users, regions: pass
@@ -277,23 +286,24 @@ mod tests {
             Orders: 1,204
             Users: 311
             Regions: 8
-          Counts match the ones before: not looked at in this run
+          Counts match the ones before: not looked at in this run: nothing looked at it in this run
 
         Verification results:
-          Verification script: overall, failed checks: not looked at in this run
-          Counts match the ones before: not looked at in this run
-          Expected migration versions applied: not looked at in this run
+          Verification script: overall, failed checks: not looked at in this run: nothing looked at it in this run
+          Counts match the ones before: not looked at in this run: nothing looked at it in this run
+          Expected migration versions applied: not looked at in this run: nothing looked at it in this run
           Homepage, listing, search, cart, checkout, admin login, products, orders: FAILED: the answer was 500 instead of 303
             pass [verify.smoke] Homepage loads without errors (Took: 12 ms; Status: 200; Steps: 1)
             pass [verify.smoke] Product listing shows all items (Took: 45 ms; Status: 200; Steps: 1)
             pass [verify.smoke] Admin login works (Took: 130 ms; Status: 200; Steps: 1)
             FAILED [verify.smoke] Checkout process works (the answer was 500 instead of 303; Expected: 303; Got: 500: no such column: street; Took: 71 ms; Status: 500)
-          No errors in the logs: not looked at in this run
+          No errors in the logs: not looked at in this run: the run did not come to "Watch for errors"
           Error rate for 10 minutes; new errors: not looked at in this run: the run did not come to "Watch for errors"
-          Query time, page load, API response; slow queries: not looked at in this run
-          Verify the rollback: not looked at in this run
+          Query time, page load, API response; slow queries: pass
+            pass [verify.speed] Answers to the smoke tests (Half of the answers within: 45 ms; Slow queries: not known: the app logs none that is looked at; Slowest: Admin login works; Slowest: 130 ms)
+          Verify the rollback: not looked at in this run: nothing looked at it in this run
 
-        All checks of the run: 21 passed, 1 FAILED, 1 not applicable
+        All checks of the run: 24 passed, 1 FAILED, 1 not applicable
         "#);
     }
 

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use super::evidence::{Blank, blanks, duration_ms, one_line, text, utc};
-use super::summary::{data, facts, message, result, signer, standing, verdict_word};
+use super::summary::{data, facts, message, result, standing, verdict_word};
 use super::{Answer, ItemReport, Observed, Report, StepReport, Trouble};
 use crate::check::{Check, Verdict};
 use crate::checklist::Phase;
+use crate::record::Role;
 
 /// The report as Markdown (GitHub's tables and boxes).
 #[must_use]
@@ -57,7 +58,7 @@ pub fn markdown(report: &Report) -> String {
         line(&mut out, &format!("- {}", escape(warning)));
     }
     heading(&mut out, 2, "Sign-off");
-    line(&mut out, &format!("- {}: {} ({})", signer(report), escape(&report.by), utc(&report.started_at)));
+    line(&mut out, &format!("- Begun by: {} ({})", escape(&report.by), utc(&report.started_at)));
     signatures(&mut out, report);
     out
 }
@@ -186,17 +187,36 @@ pub(super) fn smoke_cells(check: &Check) -> [String; 5] {
 }
 
 fn signatures(out: &mut String, report: &Report) {
-    let signed = report.item("after.sign").map_or(&[][..], |item| &item.checks);
-    if signed.is_empty() {
-        line(out, "- Verified by: ____________ Date: ____________ Time: ____________");
+    for (role, words) in SIGNATURES {
+        let Some(signature) = report.signed(role) else {
+            line(out, &format!("- {words}: ____________ Date: ____________ Time: ____________"));
+            continue;
+        };
+        line(out, &format!("- {words}: {} ({})", escape(&signature.signed.name), utc(&signature.at)));
     }
-    for seen in signed {
-        observation(out, "", &seen.check);
-    }
-    let trouble = report.failure.as_ref();
-    let issues = trouble.map_or_else(|| "none recorded".to_owned(), |t| escape(&t.what));
-    line(out, &format!("- Issues encountered: {issues}"));
+    let (issues, resolution) = issues(report);
+    line(out, &format!("- Issues encountered: {}", escape(&issues)));
+    line(out, &format!("- Resolution: {}", escape(&resolution)));
+    line(
+        out,
+        &format!("- Closed: {}", if report.closed { "yes" } else { "not yet: two signatures close the run" }),
+    );
     line(out, &format!("- Log: {}", escape(&report.log)));
+}
+
+/// Who signs, in the words of the paper.
+pub(super) const SIGNATURES: [(Role, &str); 2] =
+    [(Role::Deployer, "Deployed by"), (Role::Verifier, "Verified by")];
+
+/// The issues of the run, and how they were resolved as the signers wrote.
+pub(super) fn issues(report: &Report) -> (String, String) {
+    let trouble = report.undo_failure.iter().chain(&report.failure).map(|t| t.what.clone());
+    let issues: Vec<String> = trouble.chain(report.warnings.iter().cloned()).collect();
+    let notes: Vec<String> = report.signatures.iter().filter_map(|s| s.signed.note.clone()).collect();
+    let shown =
+        |list: Vec<String>, none: &str| if list.is_empty() { none.to_owned() } else { list.join("; ") };
+    let resolution = if issues.is_empty() { "not needed" } else { "not written down yet" };
+    (shown(issues, "none recorded"), shown(notes, resolution))
 }
 
 fn heading(out: &mut String, level: usize, words: &str) {
@@ -258,7 +278,7 @@ mod tests {
         | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
         | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders) |
         | Acknowledged | drop:sso_nonce |
-        | Checks | 19 passed, 1 unknown, 1 not applicable |
+        | Checks | 21 passed, 1 unknown, 1 not applicable |
         | Exit code | 0 |
 
         ## Before the deployment
@@ -269,8 +289,8 @@ mod tests {
           - Lines removed: 40
           - Commits: 3
           - Configuration changes (names): none
-        - [ ] **Notify development, DevOps, business; window** — not looked at in this run
-        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
+        - [ ] **Notify development, DevOps, business; window** — not looked at in this run: nobody was told: no message of this run is on record
+        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run: no window is on record for this run
         - [x] **Test on staging**
           - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders); Took: 45 ms
           - pass: Old release on the migrated copy — Took: 912 ms
@@ -290,7 +310,11 @@ mod tests {
           - SHA-256: 9f2c1d
           - Took: 1.3 s
         - [ ] **not applicable: Second copy on a drive/NAS or in S3** — Second copy: no destination is configured
-        - [ ] **Record primary, secondary, timestamp, counts** — not looked at in this run
+        - [x] **Record primary, secondary, timestamp, counts** — Recorded in the journal and in the log
+          - Primary backup: backups/store.db.backup.20261123_034815
+          - Secondary backup: none: no destination is configured
+          - Backup timestamp: 20261123_034815
+          - Row counts recorded: yes
         - [x] **Row counts before: products, orders, users, regions** — Rows before the deployment
           - Products: 60
           - Orders: 1,204
@@ -352,7 +376,7 @@ mod tests {
           | Product listing shows all items | pass | 200 | 45 ms |  |
           | Admin login works | pass | 200 | 130 ms |  |
 
-        - [ ] **No errors in the logs** — not looked at in this run
+        - [ ] **No errors in the logs** — not looked at in this run: no log is configured: \[\[log\]\]
         - [x] **Error rate for 10 minutes; new errors** — Errors since the switch
           - Requests: 18,240
           - Errors: 2
@@ -363,12 +387,12 @@ mod tests {
 
         ## Monitoring
 
-        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run
-        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run
-        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
-        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
-        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
-        - [ ] **open: Customers' reports** — only a person can know: write it down beside this report
+        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run: \`plimsoll serve\` watches the first hour and adds here what it saw
+        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run: \`plimsoll serve\` watches the first hour and adds here what it saw
+        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run: \`plimsoll serve\` watches the first hour and adds here what it saw
+        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run: \`plimsoll serve\` makes the spot checks when they are due and adds them here
+        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run: no check of a monitoring system is configured
+        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME --run 12
 
         ## Rollback and diagnosis
 
@@ -385,13 +409,15 @@ mod tests {
 
         ## After the deployment
 
-        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run
-        - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
-        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
-        - [ ] **Send the summary: changes, results, issues** — not looked at in this run
-        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: deployer and verifier sign below
-        - [ ] **Support contacts by role** — not looked at in this run
-        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
+        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run: nothing looked at it in this run
+        - [x] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — The notes of the deployment are archived
+          - File: runs/000012/deployment_20261123_0348.log
+          - Includes: backup location, data counts, verification results
+        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Send the summary: changes, results, issues** — not looked at in this run: nobody was told: no message of this run is on record
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign 12 --as deployer\|verifier --name NAME
+        - [ ] **Support contacts by role** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run: nothing looked at it in this run
 
         ## Steps
 
@@ -422,9 +448,12 @@ mod tests {
 
         ## Sign-off
 
-        - Deployed by: asha (2026-11-23 03:48:00 UTC)
+        - Begun by: asha (2026-11-23 03:48:00 UTC)
+        - Deployed by: ____________ Date: ____________ Time: ____________
         - Verified by: ____________ Date: ____________ Time: ____________
-        - Issues encountered: none recorded
+        - Issues encountered: the old release's log could not be compressed
+        - Resolution: not written down yet
+        - Closed: not yet: two signatures close the run
         - Log: deployment_20261123_0348.log
         "#);
     }
@@ -457,7 +486,7 @@ mod tests {
         | Strategy | hold, because 1 pending migration(s) took 45 ms on a copy of the database |
         | Migrations | v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders) |
         | Acknowledged | drop:sso_nonce |
-        | Checks | 21 passed, 1 FAILED, 1 not applicable |
+        | Checks | 24 passed, 1 FAILED, 1 not applicable |
         | Exit code | 1 |
 
         ## Before the deployment
@@ -468,8 +497,8 @@ mod tests {
           - Lines removed: 40
           - Commits: 3
           - Configuration changes (names): none
-        - [ ] **Notify development, DevOps, business; window** — not looked at in this run
-        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run
+        - [ ] **Notify development, DevOps, business; window** — not looked at in this run: nobody was told: no message of this run is on record
+        - [ ] **Schedule a low-traffic window and a back-up slot, UTC/IST** — not looked at in this run: no window is on record for this run
         - [x] **Test on staging**
           - pass: Migrations on a copy — Pending migrations: v7: split_address (rebuild, 45 ms, foreign keys off, rebuild, touched orders); Took: 45 ms
           - pass: Old release on the migrated copy — Took: 912 ms
@@ -489,7 +518,11 @@ mod tests {
           - SHA-256: 9f2c1d
           - Took: 1.3 s
         - [ ] **not applicable: Second copy on a drive/NAS or in S3** — Second copy: no destination is configured
-        - [ ] **Record primary, secondary, timestamp, counts** — not looked at in this run
+        - [x] **Record primary, secondary, timestamp, counts** — Recorded in the journal and in the log
+          - Primary backup: backups/store.db.backup.20261123_034815
+          - Secondary backup: none: no destination is configured
+          - Backup timestamp: 20261123_034815
+          - Row counts recorded: yes
         - [x] **Row counts before: products, orders, users, regions** — Rows before the deployment
           - Products: 60
           - Orders: 1,204
@@ -534,9 +567,9 @@ mod tests {
 
         ## Verification
 
-        - [ ] **Verification script: overall, failed checks** — not looked at in this run
-        - [ ] **Counts match the ones before** — not looked at in this run
-        - [ ] **Expected migration versions applied** — not looked at in this run
+        - [ ] **Verification script: overall, failed checks** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Counts match the ones before** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Expected migration versions applied** — not looked at in this run: nothing looked at it in this run
         - [ ] **FAILED: Homepage, listing, search, cart, checkout, admin login, products, orders** — the answer was 500 instead of 303
 
           | Test | Verdict | Status | Took | Seen |
@@ -546,18 +579,22 @@ mod tests {
           | Admin login works | pass | 200 | 130 ms |  |
           | Checkout process works | FAILED | 500 | 71 ms | the answer was 500 instead of 303; expected 303; got 500: no such column: street |
 
-        - [ ] **No errors in the logs** — not looked at in this run
+        - [ ] **No errors in the logs** — not looked at in this run: the run did not come to "Watch for errors"
         - [ ] **Error rate for 10 minutes; new errors** — not looked at in this run: the run did not come to "Watch for errors"
-        - [ ] **Query time, page load, API response; slow queries** — not looked at in this run
+        - [x] **Query time, page load, API response; slow queries** — Answers to the smoke tests
+          - Half of the answers within: 45 ms
+          - Slow queries: not known: the app logs none that is looked at
+          - Slowest: Admin login works
+          - Slowest: 130 ms
 
         ## Monitoring
 
-        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run
-        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run
-        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run
-        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run
-        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run
-        - [ ] **open: Customers' reports** — only a person can know: write it down beside this report
+        - [ ] **First hour: logs, CPU, memory, disk** — not looked at in this run: the release of this run does not serve
+        - [ ] **Orders placed, processed, payments, notifications** — not looked at in this run: the release of this run does not serve
+        - [ ] **Responds quickly, no locks, backup size normal** — not looked at in this run: the release of this run does not serve
+        - [ ] **Spot checks at 1, 4, 8, 24 hours** — not looked at in this run: the release of this run does not serve
+        - [ ] **Error rate, response times, database normal (APM)** — not looked at in this run: the release of this run does not serve
+        - [ ] **open: Customers' reports** — only a person can know: plimsoll answer watch.reports TEXT --by NAME --run 12
 
         ## Rollback and diagnosis
 
@@ -574,23 +611,25 @@ mod tests {
         - [x] **Restart** — The old release answers
           - Startup time: 402 ms
           - Process id: 41400
-        - [ ] **Verify the rollback** — not looked at in this run
-        - [ ] **Notify stakeholders, reason** — not looked at in this run
+        - [ ] **Verify the rollback** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Notify stakeholders, reason** — not looked at in this run: nobody was told: no message of this run is on record
         - [x] **Under 5 minutes** — Back within 5 minutes
           - Took: 635 ms
           - Unavailable for: 1.5 s
-        - [ ] **Logs, database report, system information** — not looked at in this run
-        - [ ] **open: Post-mortem: what, root cause, prevention** — only a person can know: write it down beside this report
+        - [ ] **Logs, database report, system information** — not looked at in this run: collect them with: plimsoll diagnose
+        - [ ] **open: Post-mortem: what, root cause, prevention** — only a person can know: complete runs/000012/postmortem.md, then: plimsoll answer diag.post TEXT --by NAME
 
         ## After the deployment
 
-        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run
-        - [ ] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — not looked at in this run: the log's name is deployment_20261123_0348.log
-        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run
-        - [ ] **Send the summary: changes, results, issues** — not looked at in this run
-        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: deployer and verifier sign below
-        - [ ] **Support contacts by role** — not looked at in this run
-        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run
+        - [ ] **Update CHANGELOG: version, time, changes, result** — not looked at in this run: nothing looked at it in this run
+        - [x] **Archive notes: \`deployment_YYYYMMDD_HHMM.log\`** — The notes of the deployment are archived
+          - File: runs/000012/deployment_20261123_0348.log
+          - Includes: backup location, data counts, verification results
+        - [ ] **Clean up old backups after 7 stable days** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Send the summary: changes, results, issues** — not looked at in this run: nobody was told: no message of this run is on record
+        - [ ] **open: Sign-off: deployed by, verified by, issues, resolution** — only a person can know: plimsoll sign 12 --as deployer\|verifier --name NAME
+        - [ ] **Support contacts by role** — not looked at in this run: nothing looked at it in this run
+        - [ ] **Last deployment, next scheduled check, status** — not looked at in this run: nothing looked at it in this run
 
         ## Steps
 
@@ -617,9 +656,12 @@ mod tests {
 
         ## Sign-off
 
-        - Deployed by: asha (2026-11-23 03:48:00 UTC)
+        - Begun by: asha (2026-11-23 03:48:00 UTC)
+        - Deployed by: ____________ Date: ____________ Time: ____________
         - Verified by: ____________ Date: ____________ Time: ____________
         - Issues encountered: Checkout process works failed
+        - Resolution: not written down yet
+        - Closed: not yet: two signatures close the run
         - Log: deployment_20261123_0348.log
         "#);
     }
@@ -642,10 +684,10 @@ mod tests {
         - [x] **Restart** — The earlier release answers
           - Startup time: 402 ms
         - [x] **Verify the rollback** — The checks under Verification, taken together
-          - Passed: 3
+          - Passed: 4
           - Failed: 0
           - Unknown: 0
-        - [ ] **Notify stakeholders, reason** — not looked at in this run
+        - [ ] **Notify stakeholders, reason** — not looked at in this run: nobody was told: no message of this run is on record
         - [x] **Under 5 minutes** — Back within 5 minutes
           - Took: 3.7 s
           - Unavailable for: 0 ms

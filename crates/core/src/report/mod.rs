@@ -3,7 +3,9 @@
 //! [`Report::of`] folds the events; all but the log show only a [`Report`]. What no step observed is said to
 //! be unobserved: a box is ticked by a check or by a journaled outcome, never by assumption.
 
+mod after;
 mod boxes;
+pub mod chart;
 mod evidence;
 mod html;
 mod log;
@@ -20,8 +22,10 @@ use crate::checklist::Phase;
 use crate::plan::{Rehearsal, Release, ReleaseId, Step, Strategy};
 use crate::ports::{Failure, FailureKind};
 use crate::reconcile::Reconciliation;
-use crate::record::{Ending, Entry, Event, Kind, State};
+use crate::record::{Ending, Entry, Event, Kind, Role, Signed, State};
+use crate::watch::Sample;
 
+pub use after::{POST_MORTEM, changelog, post_mortem, wants_post_mortem};
 pub use boxes::{Answer, ItemReport, Observed};
 pub use html::html;
 pub use log::{log, log_name};
@@ -94,6 +98,24 @@ pub struct Report {
     pub log: String,
     /// The version of the program that carried the run out.
     pub tool: String,
+    /// When the commit point was, milliseconds from the start of the run; `None` when the run did not come to it.
+    pub commit_ms: Option<u64>,
+    /// Who signed.
+    pub signatures: Vec<Signature>,
+    /// Whether deployer and verifier have signed.
+    pub closed: bool,
+    /// Traffic around the switch.
+    pub samples: Vec<Sample>,
+}
+
+/// A signature, and when it was given.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Signature {
+    /// Who, as what.
+    #[serde(flatten)]
+    pub signed: Signed,
+    /// When, RFC 3339 UTC.
+    pub at: String,
 }
 
 /// What stopped the run or its undo.
@@ -164,6 +186,17 @@ impl Report {
             rehearsal: state.rehearsal.clone(),
             log: log_name(entries),
             tool: order.map_or_else(String::new, |o| o.tool.clone()),
+            commit_ms: entries
+                .iter()
+                .find(|e| matches!(e.event, Event::Committed { .. }))
+                .map(|entry| clock.at(entry)),
+            signatures: state
+                .signatures
+                .iter()
+                .map(|(at, signed)| Signature { signed: signed.clone(), at: at.clone() })
+                .collect(),
+            closed: state.is_closed(),
+            samples: charted(entries),
         };
         report.fill(observed(entries), order.is_none_or(|o| o.watch));
         report
@@ -174,11 +207,25 @@ impl Report {
         self.items.iter().filter(move |item| item.phase == phase_word(phase))
     }
 
+    /// Who signed as this.
+    #[must_use]
+    pub fn signed(&self, role: Role) -> Option<&Signature> {
+        self.signatures.iter().find(|signature| signature.signed.role == role)
+    }
+
     /// The box with this id.
     #[must_use]
     pub fn item(&self, id: &str) -> Option<&ItemReport> {
         self.items.iter().find(|item| item.id == id)
     }
+}
+
+fn charted(entries: &[Entry]) -> Vec<Sample> {
+    let newest = entries.iter().rev().find_map(|entry| match &entry.event {
+        Event::Charted { samples } => Some(samples.clone()),
+        _ => None,
+    });
+    newest.unwrap_or_default()
 }
 
 /// The files beside a run's journal, with their texts: all that they say stands in the journal.
@@ -444,7 +491,7 @@ mod tests {
               "who": "ask",
               "answer": "open",
               "verdict": null,
-              "reason": null,
+              "reason": "complete runs/000012/postmortem.md, then: plimsoll answer diag.post TEXT --by NAME",
               "checks": []
             }
           ],
@@ -478,7 +525,12 @@ mod tests {
             "code_only": null,
             "disk": null
           },
-          "log": "deployment_20261123_0348.log"
+          "log": "deployment_20261123_0348.log",
+          "tool": "0.1.0",
+          "commit_ms": null,
+          "signatures": [],
+          "closed": false,
+          "samples": []
         }
         "#);
     }

@@ -209,21 +209,13 @@ pub(super) fn standing(item: &ItemReport) -> (Tone, &'static str, String) {
         whys.join("; ")
     };
     match (item.answer, item.verdict) {
-        (Answer::Open, _) => (Tone::Careful, "open", format!("only a person can know: {}", ask(item.id))),
+        (Answer::Open, _) => (Tone::Careful, "open", reason("only a person can know")),
         (Answer::NotNeeded, _) => (Tone::Quiet, "", reason("not needed")),
         (Answer::NotYet, _) => (Tone::Quiet, "", reason("not looked at in this run")),
         (Answer::Answered, Some(Verdict::Fail)) => (Tone::Bad, "FAILED", why()),
         (Answer::Answered, Some(Verdict::Unknown)) => (Tone::Careful, "UNKNOWN", why()),
         (Answer::Answered, Some(Verdict::Skipped)) => (Tone::Quiet, "not applicable", why()),
         (Answer::Answered, _) => (Tone::Good, "", String::new()),
-    }
-}
-
-/// How a person fills the box in.
-fn ask(id: &str) -> &'static str {
-    match id {
-        "after.sign" => "deployer and verifier sign below",
-        _ => "write it down beside this report",
     }
 }
 
@@ -259,7 +251,7 @@ mod tests {
         Live. Release 000012-3fa9c1b serves. Requests waited up to 900 ms.
         Data: row counts were compared and are as they should be; verified backup: backups/store.db.backup.20261123_034815
         Time: 1 min 21 s; users waited up to 900 ms (predicted 650 ms)
-        Checks: 19 passed, 1 unknown, 1 not applicable
+        Checks: 21 passed, 1 unknown, 1 not applicable
         Warning: the old release's log could not be compressed
         "#);
         insta::assert_snapshot!(shown(sample::undone()), @r#"
@@ -268,7 +260,7 @@ mod tests {
         Next: mend it and deploy again; `plimsoll show` has the evidence of "Prove the new release"
         Data: the database was put back as it was; verified backup: backups/store.db.backup.20261123_034815
         Time: 21.8 s; users waited up to 1.5 s (predicted 650 ms)
-        Checks: 21 passed, 1 FAILED, 1 not applicable
+        Checks: 24 passed, 1 FAILED, 1 not applicable
         "#);
         insta::assert_snapshot!(shown(sample::frozen()), @r#"
         Not resolved: the undo stopped at "Migrate the database" (the restore would lose 1 row of orders: somebody else wrote to the database in the hold). Nothing was overwritten. The door stays shut. The snapshot taken in the hold is kept. Go on with `plimsoll resume`.
@@ -276,7 +268,7 @@ mod tests {
         Next: plimsoll rollback --acknowledge set-aside:orders
         Data: the database was NOT put back; verified backup: backups/store.db.backup.20261123_034815
         Time: 21.2 s; users had been waiting for 948 ms when last recorded (predicted 650 ms)
-        Checks: 16 passed, 1 FAILED, 1 not applicable
+        Checks: 18 passed, 1 FAILED, 1 not applicable
         "#);
     }
 

@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod migrate;
 pub mod migration;
 pub mod openers;
+pub mod outline;
 pub(crate) mod partial;
 pub mod relocate;
 pub mod replay;
