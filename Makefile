@@ -25,8 +25,9 @@ lint:
 	scripts/cargo-deny check bans licenses sources
 
 bench:
-	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench --bin bench-shop
+	$(CARGO) build --release -p plimsoll -p greengrocer -p plimsoll-testkit --bin plimsoll --bin greengrocer --bin demo --bin bench --bin bench-shop --bin bench-rehearse --bin scripted-app
 	"$${CARGO_TARGET_DIR:-target}/release/bench"
+	"$${CARGO_TARGET_DIR:-target}/release/bench-rehearse"
 	$(CARGO) bench -p plimsoll-proxy --bench door
 	"$${CARGO_TARGET_DIR:-target}/release/bench-shop"
 	$(CARGO) bench -p plimsoll-host --bench carry

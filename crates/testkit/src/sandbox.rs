@@ -302,8 +302,9 @@ impl Drop for Sandbox {
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let folder = test.parent().expect("a program is in a folder");
-    // Tests are in target/debug/deps, the programs in target/debug.
-    let path = folder.parent().expect("target/debug").join(name);
+    // Tests are in target/debug/deps, the programs, benchmarks among them, in target/debug.
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/debug") } else { folder };
+    let path = folder.join(name);
     assert!(path.exists(), "{} is not there: run `cargo build --workspace` first", path.display());
     path
 }
