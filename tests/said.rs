@@ -31,7 +31,7 @@ fn without_serve_and_before_the_first_release() {
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["status", "--json"]).text(), @r#"
-    {"app":"shop","release":null,"serve":{"door":"shut","serving":null,"pid":null,"port":null,"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":null,"backup":null,"backup_at":null,"drilled_at":null}
+    {"app":"shop","release":null,"unproved_release":null,"workers_down":[],"serve":{"door":"shut","serving":null,"pid":null,"port":null,"memory":0,"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":null,"locked":null,"backup":null,"backup_at":null,"drilled_at":null}
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["history"]).text(), @r#"
@@ -50,7 +50,7 @@ fn without_serve_and_before_the_first_release() {
 }
 
 #[test]
-fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() {
+fn a_release_that_goes_live_one_that_is_undone_and_a_rollback() {
     let sandbox = Sandbox::new();
     let serve = sandbox.serve();
     assert_snapshot!(sandbox.deploy().text(), @r#"
@@ -138,33 +138,42 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback_that_is_refused() 
     "#);
     assert_snapshot!(sandbox.plimsoll(&["rollback", "--yes"]).text(), @r#"
     --- stderr
-    error: going back to 000001-[commit] would need the data to go back too
-      why: the schema has changed since that release was live: a migration lies between
-      state: Nothing was begun; production was not touched.
-      next: deploy a commit that reverts the code and keeps the schema (git revert), or mend it forward
-    --- exit 3
+    rollback 4 of shop
+    ✓ Back up the database  [took]  [root]/backups/store.db.backup.[time]
+    ✓ Rehearse on a copy  [took]
+    strategy overlap: no migration is pending
+    ✓ Start the new release  [took]  healthy after [took], pid [n]
+    ✓ Prove the new release  [took]  7 checks passed
+    ✓ Commit point  [took]
+    ✓ Make the release current  [took]
+    ✓ Open the door  [took]
+    ✓ Retire the old release  [took]
+    Rolled back. Release 000001-[commit] serves.
+    --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["status"]).text(), @r#"
     app       shop
-    release   000003-[commit]
+    release   000001-[commit]
     door      open
-    process   pid [n], port [n]
-    last run  deploy 3, [time] by uid 0: live
+    process   pid [n], port [n], 4.6 MiB of memory, [took] of processor time
+    last run  rollback 4, [time] by uid 0: rolled-back
     backup    store.db.backup.[time], verified, [took] old; none drilled yet: plimsoll backup drill
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["status", "--json"]).text(), @r#"
-    {"app":"shop","release":"000003-[commit]","serve":{"door":"open","serving":"000003-[commit]","pid":[n],"port":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":{"run":3,"began":"[time]","kind":"deploy","release":"000003-[commit]","by":"uid 0","ending":"live","exit":0,"message":"Live. Release 000003-[commit] serves. Requests waited up to [took].","hold_ms":[n],"ms":[n]},"backup":"store.db.backup.[time], verified","backup_at":"[time]","drilled_at":null}
+    {"app":"shop","release":"000001-[commit]","unproved_release":null,"workers_down":[],"serve":{"door":"open","serving":"000001-[commit]","pid":[n],"port":[n],"memory":4878336,"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":{"run":4,"began":"[time]","kind":"rollback","release":"000001-[commit]","by":"uid 0","ending":"rolled-back","exit":0,"message":"Rolled back. Release 000001-[commit] serves.","hold_ms":[n],"ms":[n]},"locked":null,"backup":"store.db.backup.[time], verified","backup_at":"[time]","drilled_at":null}
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["history"]).text(), @r#"
       run  began (UTC)           what      release         ending       took
+        4  [time]   rollback  000001-[commit]  rolled-back  [took]
         3  [time]   deploy    000003-[commit]  live         [took], hold [took]
         2  [time]   deploy    000002-[commit]  undone       [took], hold [took]
         1  [time]   deploy    000001-[commit]  live         [took]
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["history", "--json"]).text(), @r#"
+    {"run":4,"began":"[time]","kind":"rollback","release":"000001-[commit]","by":"uid 0","ending":"rolled-back","exit":0,"message":"Rolled back. Release 000001-[commit] serves.","hold_ms":[n],"ms":[n]}
     {"run":3,"began":"[time]","kind":"deploy","release":"000003-[commit]","by":"uid 0","ending":"live","exit":0,"message":"Live. Release 000003-[commit] serves. Requests waited up to [took].","hold_ms":[n],"ms":[n]}
     {"run":2,"began":"[time]","kind":"deploy","release":"000002-[commit]","by":"uid 0","ending":"undone","exit":1,"message":"Undone: production is as it was, no data was lost. Release 000001-[commit] serves. Requests waited up to [took].","hold_ms":[n],"ms":[n]}
     {"run":1,"began":"[time]","kind":"deploy","release":"000001-[commit]","by":"uid 0","ending":"live","exit":0,"message":"Live. Release 000001-[commit] serves.","hold_ms":[n],"ms":[n]}

@@ -496,6 +496,7 @@ mod tests {
             }
           ],
           "other": [],
+          "reconciliation": null,
           "warnings": [],
           "acknowledged": [
             "drop:sso_nonce"
