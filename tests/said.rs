@@ -31,7 +31,7 @@ fn without_serve_and_before_the_first_release() {
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["status", "--json"]).text(), @r#"
-    {"app":"shop","release":null,"unproved_release":null,"workers_down":[],"serve":{"door":"shut","serving":null,"pid":null,"port":null,"memory":0,"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":null,"locked":null,"backup":null,"backup_at":null,"drilled_at":null}
+    {"app":"shop","release":null,"unproved_release":null,"workers_down":[],"serve":{"door":"shut","serving":null,"pid":null,"port":null,"memory":[n],"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":null,"locked":null,"backup":null,"backup_at":null,"drilled_at":null}
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["history"]).text(), @r#"
@@ -155,13 +155,13 @@ fn a_release_that_goes_live_one_that_is_undone_and_a_rollback() {
     app       shop
     release   000001-[commit]
     door      open
-    process   pid [n], port [n], 4.6 MiB of memory, [took] of processor time
+    process   pid [n], port [n], [size] of memory, [took] of processor time
     last run  rollback 4, [time] by uid 0: rolled-back
     backup    store.db.backup.[time], verified, [took] old; none drilled yet: plimsoll backup drill
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["status", "--json"]).text(), @r#"
-    {"app":"shop","release":"000001-[commit]","unproved_release":null,"workers_down":[],"serve":{"door":"open","serving":"000001-[commit]","pid":[n],"port":[n],"memory":4878336,"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":{"run":4,"began":"[time]","kind":"rollback","release":"000001-[commit]","by":"uid 0","ending":"rolled-back","exit":0,"message":"Rolled back. Release 000001-[commit] serves.","hold_ms":[n],"ms":[n]},"locked":null,"backup":"store.db.backup.[time], verified","backup_at":"[time]","drilled_at":null}
+    {"app":"shop","release":"000001-[commit]","unproved_release":null,"workers_down":[],"serve":{"door":"open","serving":"000001-[commit]","pid":[n],"port":[n],"memory":[n],"cpu_ms":[n],"restarts":0,"running":null,"requests":0,"errors":0,"waiting":0,"trouble":[]},"unresolved_run":null,"last_run":{"run":4,"began":"[time]","kind":"rollback","release":"000001-[commit]","by":"uid 0","ending":"rolled-back","exit":0,"message":"Rolled back. Release 000001-[commit] serves.","hold_ms":[n],"ms":[n]},"locked":null,"backup":"store.db.backup.[time], verified","backup_at":"[time]","drilled_at":null}
     --- exit 0
     "#);
     assert_snapshot!(sandbox.plimsoll(&["history"]).text(), @r#"

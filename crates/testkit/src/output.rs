@@ -96,7 +96,7 @@ type Redaction = (&'static str, fn(&Captures<'_>) -> Option<String>);
 
 /// In this order: what a later one would match inside an earlier one is gone by then. A duration is named without
 /// its unit, which changes with it.
-const REDACTIONS: [Redaction; 11] = [
+const REDACTIONS: [Redaction; 12] = [
     (r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?(?: ?(?:Z|UTC))?", |c| {
         is_time(c).then(|| "[time]".into())
     }),
@@ -107,11 +107,12 @@ const REDACTIONS: [Redaction; 11] = [
     (r"\b[0-9a-f]{64}\b", |_| Some("[sha256]".into())),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", |_| Some("[boot]".into())),
     (r"127\.0\.0\.1:(\d+)", |c| c[1].parse::<u16>().ok().map(|_| "127.0.0.1:[port]".into())),
-    (r#"("(?:pid|port|ms|moment|until|bytes|[a-z_]+_ms|[a-z_]+_bytes)":) ?\d+\b"#, |c| {
+    (r#"("(?:pid|port|ms|moment|until|bytes|memory|[a-z_]+_ms|[a-z_]+_bytes)":) ?\d+\b"#, |c| {
         Some(format!("{}[n]", &c[1]))
     }),
     (r"\b((?:pid|port|healthy answer:) )\d+\b", |c| Some(format!("{}[n]", &c[1]))),
     (r"\b\d+(?:\.\d+)? (?:ms|s|min)\b", |_| Some("[took]".into())),
+    (r"\b\d+(?:\.\d+)? MiB of memory\b", |_| Some("[size] of memory".into())),
 ];
 
 fn normal(text: &str) -> String {
