@@ -65,7 +65,7 @@ pub(crate) fn events(house: Arc<dyn House>, mut stopped: watch::Receiver<bool>) 
             let Ok(version) = tokio::task::spawn_blocking(move || looking.version()).await else { return };
             let event = match known {
                 Some(before) if before != version => Some("change"),
-                _ if looks % TICK == 0 => Some("tick"),
+                _ if looks.is_multiple_of(TICK) => Some("tick"),
                 _ => None,
             };
             known = Some(version);

@@ -1,5 +1,7 @@
 //! The routes and what stands on each page.
 
+#![allow(clippy::result_large_err, reason = "an answer is made once a request, and sent as it is")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ fn header(name: &str, length: usize, at_unix: u64) -> io::Result<[u8; BLOCK]> {
     // The sum is made with spaces where it will stand.
     put(148, "        ");
     put(156, "0");
-    put(257, "ustar\000");
+    put(257, "ustar\x0000");
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Ok(block)

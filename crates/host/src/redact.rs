@@ -178,7 +178,7 @@ fn card(found: &Captures<'_>) -> String {
             (_, double) => double,
         })
         .sum();
-    if sum % 10 == 0 { "[card]".to_owned() } else { found[0].to_owned() }
+    if sum.is_multiple_of(10) { "[card]".to_owned() } else { found[0].to_owned() }
 }
 
 /// Addresses of people's machines; those of this one and of private networks say nothing about anybody.
