@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_testkit::{Output, Sandbox, shop};
 
-use crate::production::{Production, ending, settled};
+use crate::production::{Production, ended, ending, settled};
 
 /// Deploys a second release that must be refused or undone, and returns what was said.
 #[track_caller]
@@ -391,8 +391,7 @@ fn a_hold_over_its_budget_is_refused_or_undone() {
     let begun = Instant::now();
     let output = stays_as_it_was(&sandbox, 1);
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}: {}", begun.elapsed(), output.said());
-    let ended = sandbox.journal(2).pop().unwrap();
-    let held = ended["hold_ms"].as_u64().unwrap();
+    let held = ended(&sandbox, 2)["hold_ms"].as_u64().unwrap();
     assert!((500..=4_000).contains(&held), "held for {held} ms with a budget of 3 s");
     drop(serve);
 }

@@ -6,7 +6,7 @@ use std::thread;
 
 use plimsoll_testkit::{Buyers, Sandbox, shop, soak};
 
-use crate::production::{Production, resume, settled, until_ended};
+use crate::production::{Production, ended, resume, settled, until_ended};
 
 /// How the run ended after a crash behind its `event`; `None` when it had no such event.
 fn crash_after(event: u64, migrates: bool) -> Option<String> {
@@ -30,8 +30,7 @@ fn crash_after(event: u64, migrates: bool) -> Option<String> {
     let ledger = buyers.stop();
     let serve = sandbox.serve();
     until_ended(&sandbox, 2);
-    let last = sandbox.journal(2).pop().expect("the journal has events");
-    assert_eq!(last["event"], "ended", "{case}: the run has no end: {last}; serve said: {}", serve.log());
+    let last = ended(&sandbox, 2);
     let ending = last["ending"].as_str().unwrap_or_default().to_owned();
     let now = Production::while_buying(&sandbox);
     if ending == "live" {
@@ -122,7 +121,7 @@ fn rollback_crash_after(event: u64) -> Option<String> {
     let ledger = buyers.stop();
     let serve = sandbox.serve();
     until_ended(&sandbox, 3);
-    let last = sandbox.journal(3).pop().expect("the journal has events");
+    let last = ended(&sandbox, 3);
     let ending = last["ending"].as_str().unwrap_or_default().to_owned();
     if ending == "rolled-back" {
         assert!(sandbox.current().is_some_and(|current| current.starts_with("000001")), "{case}");

@@ -10,7 +10,7 @@ use plimsoll_testkit::http::Connection;
 use plimsoll_testkit::{Sandbox, shop, soak};
 
 use crate::kills::note;
-use crate::production::{ending, settled, strategy};
+use crate::production::{ended, ending, settled, strategy};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -138,8 +138,7 @@ fn a_steady_load_meets_no_failure_and_no_double_through_deployments_in_a_row() {
     let mut longest_hold = 0;
     for run in 2..=last {
         assert_eq!((ending(&sandbox, run), strategy(&sandbox, run)), (("live".into(), 0), "hold".into()));
-        let journal = sandbox.journal(run);
-        longest_hold = longest_hold.max(journal.last().unwrap()["hold_ms"].as_u64().unwrap());
+        longest_hold = longest_hold.max(ended(&sandbox, run)["hold_ms"].as_u64().unwrap());
     }
     let slowest = book.slowest_us.load(Ordering::SeqCst) / 1_000;
     note(&format!(

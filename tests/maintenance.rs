@@ -79,7 +79,7 @@ fn outside_the_window_nothing_is_begun_and_it_is_said_when_it_opens() {
 fn a_bad_release_in_the_window_is_undone_behind_the_page() {
     let (sandbox, serve) = live(&window(-30, 180));
     let before = Production::of(&sandbox);
-    sandbox.release(r#"{ "boot_ms": 900, "checkout": "broken" }"#, &[shop::REBUILD]);
+    sandbox.release(r#"{ "boot_ms": 900, "checkout": "broken", "rehearses_well": true }"#, &[shop::REBUILD]);
     sandbox.deploy().exits(1).says("production is as it was");
     before.is_still(&Production::of(&sandbox));
     assert_eq!(strategy(&sandbox, 2), "maintenance");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use plimsoll_testkit::{Sandbox, http, shop, wait};
+use serde_json::Value;
 
 /// Where buyers write while a test runs; their ledger is what guards these.
 pub(crate) const ORDERS: [&str; 2] = ["orders", "order_items"];
@@ -81,11 +82,19 @@ pub(crate) fn settled(sandbox: &Sandbox) {
 #[track_caller]
 pub(crate) fn ending(sandbox: &Sandbox, run: u32) -> (String, u64) {
     let journal = sandbox.journal(run);
-    let last = journal.iter().find(|entry| entry["event"] == "ended");
-    let last = last.unwrap_or_else(|| panic!("run {run} has no end: {journal:?}"));
+    let last = ended(sandbox, run);
     let sequence: Vec<u64> = journal.iter().filter_map(|entry| entry["seq"].as_u64()).collect();
     assert_eq!(sequence, (0..journal.len() as u64).collect::<Vec<_>>(), "the journal of run {run} has gaps");
     (last["ending"].as_str().unwrap_or_default().to_owned(), last["exit"].as_u64().unwrap_or(999))
+}
+
+/// The event that ends a run: there is one. What is noted afterwards, of messages and the watch, comes behind it.
+#[track_caller]
+pub(crate) fn ended(sandbox: &Sandbox, run: u32) -> Value {
+    let mut ends: Vec<Value> =
+        sandbox.journal(run).into_iter().filter(|entry| entry["event"] == "ended").collect();
+    assert_eq!(ends.len(), 1, "run {run} has these ends: {ends:?}; its journal: {:?}", sandbox.journal(run));
+    ends.remove(0)
 }
 
 /// The strategy of a run.

@@ -217,7 +217,15 @@ fn nothing_is_left(sandbox: &Sandbox, before: &Production, backups: usize) {
     let files = std::fs::read_dir(&last).unwrap().flatten();
     let mut names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let known = ["deployment_", "journal.jsonl", "rehearsal.log", "report.html", "report.json", "report.md"];
+    let known = [
+        "deployment_",
+        "journal.jsonl",
+        "postmortem.md",
+        "rehearsal.log",
+        "report.html",
+        "report.json",
+        "report.md",
+    ];
     assert!(names.iter().all(|name| known.iter().any(|known| name.starts_with(known))), "{names:?}");
     assert!(!sandbox.root().join("runs/HELD").exists());
     assert_eq!(sandbox.apps().len(), 1, "{:?}", sandbox.apps());

