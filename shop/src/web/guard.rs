@@ -145,7 +145,8 @@ fn sentence(text: &str) -> String {
 /// Whether a program asks, which reads JSON and no pages.
 pub(crate) fn wants_json(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accept.contains("application/json")
+    // Who takes pages too is shown pages: browsers, and smoke tests that walk like one.
+    accept.contains("application/json") && !accept.contains("text/html")
 }
 
 /// A JSON answer.
