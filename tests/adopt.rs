@@ -26,7 +26,7 @@ struct Shop {
 }
 
 impl Shop {
-    /// The example in a checkout. `None` when it cannot be had here; that has been said.
+    /// The example in a checkout. What it needs must be the system's own: the box sees no other. `None` when it cannot be had here; that has been said.
     fn of(example: &str, test: &str, needs: &[&str]) -> Option<Shop> {
         for need in needs {
             let words: Vec<String> = need.split(' ').map(|word| word.replace(':', " ")).collect();
@@ -168,7 +168,12 @@ fn flask(test: &str, more: &str) -> Option<(Shop, u16)> {
     let shop = Shop::of(
         "flask",
         test,
-        &["python3 -c import:flask", "gunicorn --version", "nginx -v", "python3 -m venv -h"],
+        &[
+            "/usr/bin/python3 -c import:flask",
+            "gunicorn --version",
+            "nginx -v",
+            "/usr/bin/python3 -m venv -h",
+        ],
     )?;
     shop.sh(VENV);
     shop.sh("sqlite3 store.db < migrations/0001_shop.sql && sqlite3 store.db \"PRAGMA journal_mode = WAL; INSERT INTO products VALUES (1, 'Basmati', 12000), (2, 'Toor dal', 9000), (3, 'Ghee', 45000)\"");
@@ -264,8 +269,12 @@ fn what_runs_must_be_what_is_committed() {
 
 #[test]
 fn a_django_shop_under_supervisor_is_adopted_and_taken_back() {
-    let needs =
-        ["python3 -c import:django", "gunicorn --version", "supervisord --version", "python3 -m venv -h"];
+    let needs = [
+        "/usr/bin/python3 -c import:django",
+        "gunicorn --version",
+        "supervisord --version",
+        "/usr/bin/python3 -m venv -h",
+    ];
     let Some(shop) = Shop::of("django", "adopting a Django shop", &needs) else { return };
     shop.sh(&format!("{VENV} && mkdir media && echo picture >media/rice.jpg"));
     shop.sh(&format!("DJANGO_SECRET_KEY={SECRET} .venv/bin/python manage.py migrate --noinput"));

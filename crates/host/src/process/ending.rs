@@ -43,13 +43,28 @@ impl Mark {
 
     /// The mark of a process, when it has one that is readable to us.
     pub(crate) fn of(pid: i32) -> Option<Mark> {
-        let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let environ = environ(pid)?;
         let prefix = format!("{}=", Mark::VARIABLE);
         let value = environ.split(|b| *b == 0).find_map(|v| v.strip_prefix(prefix.as_bytes()))?;
         let colon = value.iter().rposition(|b| *b == b':')?;
         let root = PathBuf::from(std::ffi::OsStr::from_bytes(&value[..colon]));
         Some(Mark { root, role: String::from_utf8_lossy(&value[colon + 1..]).into_owned() })
     }
+}
+
+/// The environment of a process; `None` when it cannot be read.
+fn environ(pid: i32) -> Option<Vec<u8>> {
+    const LOOKS: usize = 5;
+    for _ in 0..LOOKS {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        // In the middle of an exec a process shows none for a moment. What has no program file, a thread of the kernel,
+        // never has one.
+        if !environ.is_empty() || std::fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return Some(environ);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Some(Vec::new())
 }
 
 /// Whether the folder that a process's mark names is the one that is `root` here. Its path may be another one, through
@@ -270,6 +285,19 @@ mod tests {
         assert_eq!(end, End::Signal(15));
         assert!(ended.signalled.contains(&inner) && !ended.killed, "{ended:?}");
         assert!(!inner.is_alive());
+    }
+
+    #[test]
+    fn a_process_that_is_just_becoming_another_program_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..40 {
+            let mut command = shell(folder.path(), "exec sleep 60");
+            command.mark = Some(mark(folder.path()));
+            let mut child = spawn(&command, Stdio::null(), Stdio::null()).unwrap();
+            let found = marked(folder.path()).unwrap();
+            child.end(Duration::from_secs(10)).unwrap();
+            assert_eq!(found.len(), 1, "in round {round}");
+        }
     }
 
     #[test]
