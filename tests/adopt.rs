@@ -296,6 +296,10 @@ fn a_django_shop_under_supervisor_is_adopted_and_taken_back() {
     shop.until_it_answers(port);
     assert!(shop.sh("supervisorctl status bazaar").contains("RUNNING"));
     assert_eq!(shop.inside.read("/etc/supervisor/conf.d/bazaar.conf.before-plimsoll"), None);
+    // It once ran beside the front door for a moment, on the database that was to be moved back.
+    let log = shop.sh("cat /var/log/supervisor/supervisord.log");
+    let last = |what: &str| log.rfind(what).unwrap_or_else(|| panic!("no {what} in {log}"));
+    assert!(last("stopped: plimsoll-bazaar") < last("spawned: 'bazaar'"), "{log}");
 }
 
 #[test]

@@ -86,8 +86,9 @@ impl Letter {
         report: Option<PathBuf>,
     ) -> Letter {
         let now = Timestamp::now();
-        // Unique in the app: a run tells of the same occasion once, but alarms and tests come again.
-        let id = format!("{run:06}-{}-{}", occasion.word(), now.as_millisecond());
+        // Unique in the app: a run tells of the same occasion once, but alarms and tests come again. The time comes
+        // first: messages of one second are sent in the order of their names.
+        let id = format!("{run:06}-{}-{}", now.as_millisecond(), occasion.word());
         let told = Told {
             id,
             group: String::new(),

@@ -383,6 +383,20 @@ mod tests {
         assert_eq!(json["contacts"]["devops"], "Ravi, +91 1, 9-18");
     }
 
+    #[test]
+    fn a_release_was_said_to_be_live_before_it_was_said_to_be_planned() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut post = post(folder.path(), Some("http://127.0.0.1:9/".into()), None);
+        post.groups[0].on = vec![Occasion::Planned, Occasion::Started, Occasion::Done];
+        let occasions = [Occasion::Planned, Occasion::Started, Occasion::Done];
+        for occasion in occasions {
+            assert_eq!(post.tell(occasion, &state()).len(), 1);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let sent_as: Vec<Occasion> = post.letters().iter().map(|letter| letter.told.occasion).collect();
+        assert_eq!(sent_as, occasions);
+    }
+
     fn head_of<'a>(head: &'a str, name: &str) -> &'a str {
         head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map_or("", str::trim)
     }

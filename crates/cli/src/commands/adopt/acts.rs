@@ -14,7 +14,7 @@ use plimsoll_host::sqlite::relocate;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-use super::machine::{plimsoll, run, serve_detached};
+use super::machine::{plimsoll, run, said, serve_detached};
 use super::plan::Plan;
 use super::unwritten;
 use crate::adopted;
@@ -27,6 +27,8 @@ use crate::ui::Ui;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long it has to be gone then.
 const STOP: Duration = Duration::from_secs(20);
+/// How long supervisor may try to start the program of before.
+const START: Duration = Duration::from_secs(60);
 
 /// Who ran the app before.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -361,10 +363,17 @@ impl Before {
     fn start(&self, plan: &Plan, ui: &Ui) -> Result<(), Error> {
         match self {
             Before::Systemd { unit } => run(&["systemctl", "start", unit]),
-            Before::Supervisor { program, .. } => {
-                // "Already started" is no mistake here.
+            Before::Supervisor { program, file } => {
+                let kept = kept_beside(file);
+                if kept.exists() {
+                    durable::write(file, 0o644, read(&kept)?.as_bytes()).map_err(unwritten)?;
+                    durable::remove(&kept).map_err(unwritten)?;
+                }
+                run(&["supervisorctl", "reread"])?;
+                run(&["supervisorctl", "update", program])?;
+                // It starts with the machine, then `update` is starting it; else this does. What came of it is asked.
                 let started = run(&["supervisorctl", "start", program]);
-                started.or_else(|_| run(&["supervisorctl", "status", program]))
+                supervisor_runs(program).or_else(|not_running| started.and(Err(not_running)))
             }
             Before::Process { identity, .. } if identity.is_alive() => Ok(()),
             Before::Process { command, .. } => {
@@ -396,18 +405,25 @@ impl Before {
     fn reinstate(&self) -> Result<(), Error> {
         match self {
             Before::Systemd { unit } => run(&["systemctl", "enable", unit]),
-            Before::Supervisor { program, file } => {
-                let kept = kept_beside(file);
-                if !kept.exists() {
-                    return Ok(());
-                }
-                durable::write(file, 0o644, read(&kept)?.as_bytes()).map_err(unwritten)?;
-                durable::remove(&kept).map_err(unwritten)?;
-                run(&["supervisorctl", "reread"])?;
-                run(&["supervisorctl", "update", program])
-            }
-            Before::Process { .. } => Ok(()),
+            // supervisor starts what it finds in its files, also after a reboot: it would run beside `serve`, on the
+            // database that is still to be moved back. The file follows with the start.
+            Before::Supervisor { .. } | Before::Process { .. } => Ok(()),
         }
+    }
+}
+
+/// Waits until a program that supervisor starts has stayed up for its `startsecs`.
+fn supervisor_runs(program: &str) -> Result<(), Error> {
+    let begun = Instant::now();
+    loop {
+        let state = said(&["supervisorctl", "status", program])?;
+        if state.contains(" RUNNING ") {
+            return Ok(());
+        }
+        if begun.elapsed() >= START {
+            return Err(Error::failed(format!("the program {program} does not start")).why(state));
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
