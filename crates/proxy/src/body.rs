@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
+use crate::client::Inside;
 use crate::head::remove_reserved;
 use crate::target::{Claim, Connection};
 use crate::traffic::Traffic;
@@ -46,6 +47,19 @@ impl RequestBody {
 pub(crate) enum ResponseBody {
     Page(Option<Bytes>),
     App(AppBody),
+}
+
+/// An answer's body that tells the client's connection when it is written.
+pub(crate) struct Answer {
+    body: ResponseBody,
+    /// hyper drops a body when its end is written.
+    _inside: Inside,
+}
+
+impl Answer {
+    pub(crate) fn new(body: ResponseBody, inside: Inside) -> Answer {
+        Answer { body, _inside: inside }
+    }
 }
 
 /// The app's answer, with what must live as long as it flows. Dropped half-way, its connection is closed.
@@ -88,6 +102,26 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,8 +26,25 @@ pub(crate) struct Client {
     /// The client is on this machine and may speak for others.
     pub(crate) loopback: bool,
     unread_body: AtomicBool,
+    /// Requests that were begun and whose answers are not yet written.
+    inside: AtomicUsize,
+    /// Something came that no request was made of yet: a part of a head.
+    heard: AtomicBool,
+    /// Written, and not yet taken by the client's side.
+    unsent: AtomicBool,
+    /// The connection goes on in another process: it is not to be shut down.
+    leaving: AtomicBool,
     /// How long it may take to read or write the next piece.
     pub(crate) stall_timeout: Duration,
+}
+
+/// One request, until its answer is written.
+pub(crate) struct Inside(Arc<Client>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The half that hyper owns.
@@ -47,8 +65,42 @@ impl Client {
             ip: text,
             loopback: ip.is_loopback(),
             unread_body: AtomicBool::new(false),
+            inside: AtomicUsize::new(0),
+            heard: AtomicBool::new(false),
+            unsent: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             stall_timeout,
         })
+    }
+
+    /// A request is begun.
+    pub(crate) fn asks(self: &Arc<Client>) -> Inside {
+        self.heard.store(false, Relaxed);
+        self.inside.fetch_add(1, Relaxed);
+        Inside(Arc::clone(self))
+    }
+
+    /// Whether a request is going on.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.inside.load(Relaxed) > 0
+    }
+
+    /// Whether all that it asked is answered, and nothing new has come.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        !self.is_inside() && !self.heard.load(Relaxed) && !self.unsent.load(Relaxed)
+    }
+
+    /// From now on the connection is left open when hyper is done with it, or, taken back, closed as ever.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// The connection once more, for another process; `None` when what comes next on it is not a request.
+    pub(crate) fn hand_over(&self) -> Option<OwnedFd> {
+        if self.unread_body.load(Relaxed) {
+            return None;
+        }
+        self.stream.as_fd().try_clone_to_owned().ok()
     }
 
     pub(crate) fn io(self: &Arc<Client>) -> Io {
@@ -80,7 +132,12 @@ impl AsyncRead for Io {
             ready!(stream.poll_read_ready(cx))?;
             match read_some(stream, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                result => {
+                    if !self.client.is_inside() {
+                        self.client.heard.store(true, Relaxed);
+                    }
+                    return Poll::Ready(result);
+                }
             }
         }
     }
@@ -118,10 +175,12 @@ impl Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
                     self.stalled = None;
+                    self.client.unsent.store(false, Relaxed);
                     return Poll::Ready(result);
                 }
             }
         }
+        self.client.unsent.store(true, Relaxed);
         let patience = self.client.stall_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(stalled.as_mut().poll(cx));
@@ -155,6 +214,9 @@ impl AsyncWrite for Io {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let me = &mut *self;
         let stream = &me.client.stream;
+        if me.client.leaving.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         if me.linger.is_none() {
             rustix::net::shutdown(stream, Shutdown::Write)?;
             if !me.client.unread_body.load(Relaxed) {

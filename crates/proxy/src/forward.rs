@@ -10,8 +10,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use crate::Shared;
-use crate::body::{AppBody, BodyError, RequestBody, ResponseBody};
-use crate::client::Client;
+use crate::body::{Answer, AppBody, BodyError, RequestBody, ResponseBody};
+use crate::client::{Client, Inside};
 use crate::gate::{Admission, Verdict};
 use crate::head::{Upgrade, head_size, prepare, remove_hop_by_hop};
 use crate::page::Page;
@@ -38,12 +38,13 @@ pub(crate) async fn serve(
     door: Arc<Shared>,
     client: Arc<Client>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, ClientLeft> {
+) -> Result<Response<Answer>, ClientLeft> {
+    let inside = client.asks();
     let mut ticket = door.traffic.accept();
     // Only a page needs it, and what it needs is one header.
     let accept = request.headers().get(hyper::header::ACCEPT).cloned();
     let unread = !request.body().is_end_stream();
-    let refuse = |ticket: Ticket, status: StatusCode, page: &Page, unread: bool| {
+    let refuse = |inside: Inside, ticket: Ticket, status: StatusCode, page: &Page, unread: bool| {
         if unread {
             client.leave_body_unread();
         }
@@ -57,14 +58,14 @@ pub(crate) async fn serve(
             // What follows such a request on its connection is not to be trusted.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response)
+        Ok(response.map(|body| Answer::new(body, inside)))
     };
 
     let bytes = head_size(&request);
     let limit = door.options.answer_after_for(request.uri().path());
     let (mut request, upgrade) = match prepare(request, &client, &door) {
         Ok(prepared) => prepared,
-        Err((status, page)) => return refuse(ticket, status, &page, unread),
+        Err((status, page)) => return refuse(inside, ticket, status, &page, unread),
     };
 
     let mut app_down_since = None;
@@ -83,7 +84,7 @@ pub(crate) async fn serve(
         let claim = match verdict {
             Verdict::Go(claim) => claim,
             Verdict::Refused(page) => {
-                return refuse(ticket, StatusCode::SERVICE_UNAVAILABLE, &page, unread);
+                return refuse(inside, ticket, StatusCode::SERVICE_UNAVAILABLE, &page, unread);
             }
         };
         let began = Instant::now();
@@ -93,11 +94,12 @@ pub(crate) async fn serve(
         }
         match sent {
             Sent::Unsent(back) => request = back,
-            Sent::Failed(status, page) => return refuse(ticket, status, &page, unread),
+            Sent::Failed(status, page) => return refuse(inside, ticket, status, &page, unread),
             Sent::Answered(response, connection) => {
                 door.traffic.app_answered(began.elapsed());
                 ticket.answered(response.status(), By::App);
-                return Ok(answer(&door, *response, connection, claim, upgrade));
+                let response = answer(&door, *response, connection, claim, upgrade);
+                return Ok(response.map(|body| Answer::new(body, inside)));
             }
         }
     }

@@ -16,18 +16,23 @@ mod page;
 mod target;
 mod traffic;
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, watch};
 
 pub use crate::gate::{Gate, GateState};
@@ -35,7 +40,9 @@ pub use crate::page::Page;
 pub use crate::target::{Backend, Drained, Target};
 pub use crate::traffic::{Counts, Latency, Second};
 
-use crate::client::Client;
+use crate::body::Answer;
+use crate::client::{Client, Io};
+use crate::forward::ClientLeft;
 use crate::traffic::Traffic;
 
 /// Larger heads are answered 431.
@@ -49,7 +56,7 @@ const MAX_WORKERS: usize = 16;
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a connection that was accepted just before a shutdown has for its request.
+/// How long a connection that was accepted just before a shutdown, or has sent half a head, has for its request.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// How a front door behaves.
@@ -110,8 +117,20 @@ pub struct FrontDoor {
     door: Arc<Shared>,
     addr: SocketAddr,
     workers: Mutex<Vec<JoinHandle<()>>>,
-    stop: watch::Sender<bool>,
+    runtimes: Vec<Handle>,
+    stop: watch::Sender<Stop>,
     end: watch::Sender<bool>,
+}
+
+/// What becomes of the connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stop {
+    /// Nothing: the door is in use.
+    Not,
+    /// Closed, after the answer to what is asked.
+    Close,
+    /// Kept for the next process, after that answer.
+    HandOver,
 }
 
 /// What all connections share.
@@ -122,6 +141,8 @@ pub(crate) struct Shared {
     /// The `Host` for clients that send none.
     host: HeaderValue,
     connections: Mutex<usize>,
+    /// Connections between two requests, for the next process.
+    kept: Mutex<Vec<OwnedFd>>,
     /// Notified when the last connection ends.
     empty: Condvar,
 }
@@ -162,11 +183,20 @@ impl FrontDoor {
             traffic,
             host,
             connections: Mutex::new(0),
+            kept: Mutex::default(),
             empty: Condvar::new(),
         });
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(Stop::Not);
         let (end, ended) = watch::channel(false);
-        let front = FrontDoor { door: Arc::clone(&door), addr, workers: Mutex::default(), stop, end };
+        let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+        let front = FrontDoor {
+            door: Arc::clone(&door),
+            addr,
+            workers: Mutex::default(),
+            runtimes: handles,
+            stop,
+            end,
+        };
         for (number, runtime) in runtimes.into_iter().enumerate() {
             let listener = {
                 let _inside = runtime.enter();
@@ -223,8 +253,38 @@ impl FrontDoor {
     /// Stops: no new connections, 503 for what waits, up to `grace` for requests in flight, and for those of clients
     /// that were accepted a moment ago. Returns whether all ended in time.
     pub fn shutdown(&self, grace: Duration) -> bool {
+        self.leave(grace, Stop::Close)
+    }
+
+    /// Stops like [`FrontDoor::shutdown`], but closes no connection on which nothing is asked: the client may be about to,
+    /// and would meet a closed door. They are given back, for [`FrontDoor::attend_to`] in the next process.
+    pub fn hand_over(&self, grace: Duration) -> Vec<OwnedFd> {
+        self.leave(grace, Stop::HandOver);
+        std::mem::take(&mut *self.door.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Serves connections of clients that an earlier process accepted. One that cannot be used is closed.
+    pub fn attend_to(&self, clients: Vec<OwnedFd>) {
+        let http = http(&self.door);
+        for (client, runtime) in clients.into_iter().zip(self.runtimes.iter().cycle()) {
+            let (door, http, stopped) = (Arc::clone(&self.door), http.clone(), self.stop.subscribe());
+            runtime.spawn(async move {
+                let stream = TcpStream::from(client);
+                let client = stream.set_nonblocking(true).and_then(|()| {
+                    let peer = stream.peer_addr()?;
+                    let stream = tokio::net::TcpStream::from_std(stream)?;
+                    Client::new(stream, peer, door.options.stall_timeout)
+                });
+                if let Ok(client) = client {
+                    attend(door, http, client, stopped).await;
+                }
+            });
+        }
+    }
+
+    fn leave(&self, grace: Duration, how: Stop) -> bool {
         let until = Instant::now() + grace;
-        self.stop.send_replace(true);
+        self.stop.send_replace(how);
         let stopping = Page::stopping(&self.door.options.app_name);
         if self.door.gate.current() != GateState::Open {
             self.door.gate.shut(stopping.clone());
@@ -281,7 +341,7 @@ impl Drop for Counted {
     }
 }
 
-async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
+fn http(door: &Shared) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(door.options.header_timeout)
@@ -289,10 +349,15 @@ async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stoppe
         .max_buf_size(MAX_BUFFER)
         // The app's answers pass as they are; nothing is added.
         .auto_date_header(false);
+    http
+}
+
+async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<Stop>) {
+    let http = http(&door);
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stopped.wait_for(|stop| *stop) => return,
+            _ = stopped.wait_for(|stop| *stop != Stop::Not) => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -308,32 +373,74 @@ async fn listen(door: Arc<Shared>, listener: tokio::net::TcpListener, mut stoppe
 }
 
 /// Serves one connection until it ends, or until the door stops and its request has been answered.
-async fn attend(door: Arc<Shared>, http: http1::Builder, client: Client, mut stopped: watch::Receiver<bool>) {
+async fn attend(door: Arc<Shared>, http: http1::Builder, client: Client, mut stopped: watch::Receiver<Stop>) {
     let _counted = Counted::new(&door);
     let client = Arc::new(client);
     let io = TokioIo::new(client.io());
     let first = Arc::new(Notify::new());
     let asked = Arc::clone(&first);
+    let (inner, asking) = (Arc::clone(&door), Arc::clone(&client));
     let service = service_fn(move |request| {
         asked.notify_one();
-        forward::serve(Arc::clone(&door), Arc::clone(&client), request)
+        forward::serve(Arc::clone(&inner), Arc::clone(&asking), request)
     });
-    let mut connection = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
+    let mut connection = http.serve_connection(io, service).with_upgrades();
     // A connection's errors are its client's; what they mean for a request is counted with it.
-    tokio::select! {
+    let stop = tokio::select! {
         biased;
-        _ = stopped.wait_for(|stop| *stop) => {}
-        _ = connection.as_mut() => return,
+        stop = stopped.wait_for(|stop| *stop != Stop::Not) => stop.map_or(Stop::Close, |stop| *stop),
+        _ = &mut connection => return,
+    };
+    // Boxed: what is seldom needed takes no room in each connection that waits.
+    if stop == Stop::HandOver {
+        return Box::pin(hand_over(&door, &client, connection)).await;
     }
     // hyper closes a connection that has not asked yet, and with it a request that is on its way.
     tokio::select! {
         biased;
         () = first.notified() => {}
-        _ = connection.as_mut() => return,
+        _ = &mut connection => return,
         () = tokio::time::sleep(FIRST_REQUEST) => {}
     }
-    connection.as_mut().graceful_shutdown();
+    Pin::new(&mut connection).graceful_shutdown();
     let _ = connection.await;
+}
+
+/// Keeps the connection for the next process as soon as nothing is asked on it. It is not closed after an answer: that
+/// has promised that more may be asked.
+async fn hand_over<S>(door: &Shared, client: &Client, mut connection: UpgradeableConnection<TokioIo<Io>, S>)
+where
+    S: HttpService<Incoming, ResBody = Answer, Error = ClientLeft> + Unpin,
+{
+    let mut patience = std::pin::pin!(tokio::time::sleep(FIRST_REQUEST));
+    let between = poll_fn(|cx| {
+        if Pin::new(&mut connection).poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if client.is_between_requests() {
+            return Poll::Ready(true);
+        }
+        // Half a head is in hyper's hands, and cannot be handed over.
+        let given_up = patience.as_mut().poll(cx).is_ready() && !client.is_inside();
+        if given_up { Poll::Ready(false) } else { Poll::Pending }
+    });
+    if !between.await {
+        return;
+    }
+    // hyper ends at once when nothing is going on, and reads nothing before: what comes now stays in the kernel.
+    client.set_leaving(true);
+    Pin::new(&mut connection).graceful_shutdown();
+    let ended = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx))).await;
+    if ended.is_pending() {
+        client.set_leaving(false);
+        let _ = connection.await;
+        return;
+    }
+    if connection.into_parts().is_some_and(|parts| parts.read_buf.is_empty())
+        && let Some(kept) = client.hand_over()
+    {
+        door.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+    }
 }
 
 fn raise_open_files() {
@@ -383,11 +490,62 @@ mod tests {
         until("it is accepted", || *door.door.connections.lock().unwrap() == 1);
         thread::scope(|scope| {
             let stopping = scope.spawn(|| door.shutdown(Duration::from_secs(20)));
-            until("it stops", || *door.stop.borrow());
+            until("it stops", || *door.stop.borrow() != Stop::Not);
             send(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
             assert_eq!(receive(&mut client).unwrap().status, 200);
             assert!(stopping.join().unwrap());
         });
+    }
+
+    #[test]
+    fn a_kept_connection_was_closed_by_a_renewal_while_its_client_asked_again() {
+        let app = App::saying("here", Duration::from_millis(300));
+        let old = door_to(&app);
+        let (mut idle, mut busy, mut silent) =
+            (open(old.local_addr()), open(old.local_addr()), open(old.local_addr()));
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        send(&mut idle, ask);
+        assert_eq!(receive(&mut idle).unwrap().status, 200);
+        send(&mut busy, ask);
+        until("it is at the app", || app.count() == 2);
+        until("all are accepted", || *old.door.connections.lock().unwrap() == 3);
+        let kept = old.hand_over(Duration::from_secs(20));
+        assert_eq!(kept.len(), 3);
+        let answer = receive(&mut busy).unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+        drop(old);
+        // What is asked while nobody is there waits in the kernel.
+        send(&mut busy, ask);
+        let new = door_to(&app);
+        new.attend_to(kept);
+        send(&mut idle, ask);
+        send(&mut silent, ask);
+        for client in [&mut idle, &mut busy, &mut silent] {
+            assert_eq!(receive(client).unwrap().status, 200);
+        }
+        assert_eq!(new.traffic().requests, 3);
+    }
+
+    #[test]
+    fn half_a_head_is_waited_for_and_not_handed_over() {
+        let app = App::saying("here", Duration::ZERO);
+        let door = door_to(&app);
+        let (mut slow, mut mute) = (open(door.local_addr()), open(door.local_addr()));
+        for client in [&mut slow, &mut mute] {
+            send(client, "GET / HTTP/1.1\r\nho");
+        }
+        until("both are accepted", || *door.door.connections.lock().unwrap() == 2);
+        // Nothing tells that the halves have been read; when they have not, they are handed over unread, which is right too.
+        thread::sleep(Duration::from_millis(100));
+        let kept = thread::scope(|scope| {
+            let leaving = scope.spawn(|| door.hand_over(Duration::from_secs(20)));
+            until("it stops", || *door.stop.borrow() != Stop::Not);
+            send(&mut slow, "st: a\r\n\r\n");
+            assert_eq!(receive(&mut slow).unwrap().status, 200);
+            leaving.join().unwrap()
+        });
+        assert_eq!(kept.len(), 1, "the one that was answered");
+        assert!(receive(&mut mute).is_err());
     }
 
     #[test]

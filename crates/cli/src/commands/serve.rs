@@ -1,6 +1,7 @@
 //! `plimsoll serve`: the one long-lived process. It owns the lock, the journal, the gate and the app.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -130,8 +131,8 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
                     Ok(()) => {
                         ui.say("renewing: requests and a run that are going on are finished first; the app runs on");
                         let _alone = served.station.after_runs();
-                        served.leave(config);
-                        return Err(renewal.begin(listener.as_ref()));
+                        let clients = served.leave(config);
+                        return Err(renewal.begin(listener.as_ref(), &clients));
                     }
                     Err(error) => ui.error(&error),
                 }
@@ -181,11 +182,11 @@ fn adopt(config: &Config, app: &ProcessService) -> Option<String> {
 /// The front door, and its listener once more: what waits at it waits on when the door is gone.
 fn front(config: &Config) -> Result<Option<(FrontDoor, TcpListener)>, Error> {
     let Some(settings) = &config.front else { return Ok(None) };
-    let listener = match renewal::handed_over(&settings.listen) {
-        Some(listener) => listener,
+    let (listener, clients) = match renewal::handed_over(&settings.listen) {
+        Some(sockets) => sockets,
         None => match inherited::choose(inherited::listeners()?, &settings.listen)? {
-            Way::Passed(listener) => listener,
-            Way::Bind(address) => bind(address)?,
+            Way::Passed(listener) => (listener, Vec::new()),
+            Way::Bind(address) => (bind(address)?, Vec::new()),
         },
     };
     let options = Options {
@@ -199,7 +200,9 @@ fn front(config: &Config) -> Result<Option<(FrontDoor, TcpListener)>, Error> {
     };
     let failed = |e: std::io::Error| Error::failed("the front door cannot be started").why(e.to_string());
     let kept = listener.try_clone().map_err(failed)?;
-    Ok(Some((FrontDoor::start(listener, options).map_err(failed)?, kept)))
+    let front = FrontDoor::start(listener, options).map_err(failed)?;
+    front.attend_to(clients);
+    Ok(Some((front, kept)))
 }
 
 /// How long requests wait for the app when `serve` starts.
@@ -319,14 +322,14 @@ impl Served {
         status
     }
 
-    /// Requests are finished, connections closed; the app is left as it is.
-    fn leave(&self, config: &Config) {
-        if let Some(front) = &self.front {
-            front.shutdown(config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain));
-        }
+    /// Requests are finished; the app is left as it is, and so are connections on which nothing is asked: they are given.
+    fn leave(&self, config: &Config) -> Vec<OwnedFd> {
+        let grace = config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain);
+        let clients = self.front.as_ref().map_or_else(Vec::new, |front| front.hand_over(grace));
         if let Some(app) = &self.app {
             app.unsupervise();
         }
+        clients
     }
 
     /// The run that is going on ends first: undone, or finished when it is past its commit point.
