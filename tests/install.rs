@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll_testkit::{Sandbox, SystemdBox, fault, http, shop, wait};
+use plimsoll_testkit::{Buyers, Sandbox, SystemdBox, fault, http, shop, wait};
 
 const SERVICE: &str = "/etc/systemd/system/plimsoll-shop.service";
 const SOCKET: &str = "/etc/systemd/system/plimsoll-shop.socket";
@@ -133,6 +133,26 @@ fn a_restart_of_serve_under_its_socket_loses_no_request() {
     assert!(answers.len() >= 200, "only {} requests were made", answers.len());
     let lost: Vec<_> = answers.iter().filter(|answer| **answer != Ok(Some(200))).collect();
     assert!(lost.is_empty(), "{} of {} were lost: {lost:?}", lost.len(), answers.len());
+}
+
+#[test]
+fn a_reload_of_the_unit_keeps_every_connection_and_the_app() {
+    let Some((sandbox, inside)) = live("a reload of the unit") else { return };
+    let apps = sandbox.apps();
+    let buyers = Buyers::start(sandbox.port, 4);
+    for renewal in 1..=3 {
+        buyers.place(10);
+        inside.run(&["systemctl", "reload", "plimsoll-shop.service"]).exits(0);
+        wait::until("it has been renewed", Duration::from_secs(20), || {
+            let log =
+                inside.run(&["journalctl", "--no-pager", "--output=cat", "--unit=plimsoll-shop.service"]);
+            log.stdout.matches("taken over: app-000001").count() == renewal
+        });
+    }
+    buyers.place(10);
+    buyers.stop().unharmed(&sandbox.database());
+    assert_eq!(sandbox.apps(), apps, "the app was started anew");
+    assert_eq!(inside.is_active("plimsoll-shop.service"), "active");
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod said;
 mod sources;
 mod strangers;
 mod supervisor;
+mod survives;
 mod systemd;
 mod tidy;
 mod verify;

@@ -28,7 +28,7 @@ pub struct SystemdBox {
     pid: u32,
     group: PathBuf,
     root: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl SystemdBox {
@@ -47,23 +47,37 @@ impl SystemdBox {
         fs::create_dir(&group).map_err(|error| format!("{}: {error}", group.display()))?;
         let folder =
             tempfile::Builder::new().prefix("plimsoll-box-").tempdir().expect("a folder can be made");
-        let inside = folder.path().join("inside");
-        fs::create_dir(&inside).expect("a fresh folder is empty");
-        let log = fs::File::create(folder.path().join("log")).expect("a fresh folder is writable");
-        let shared = [sandbox.root().parent().expect("a root is in a folder").to_owned(), programs()];
-        // The shell puts itself into the group first, so that nothing is ever started outside of it.
-        let enter = "echo $$ >\"$1/cgroup.procs\" && grep -qx \"0::.*/${1##*/}\" /proc/self/cgroup && shift && exec \"$@\"";
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", "bash", "-c", enter, "bash"]).arg(&group);
-        command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup"]);
-        command.args(["--propagation", "private", "bash", "-c", BUILD, "bash"]).arg(&inside).args(&shared);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
-        let outer = command.spawn().map_err(|error| format!("setpriv cannot be run: {error}"))?;
-        let mut it = SystemdBox { outer, pid: 0, group, root: sandbox.root().to_owned(), _folder: folder };
-        let up = wait::within(PATIENCE, || it.look());
-        let log = || fs::read_to_string(it._folder.path().join("log")).unwrap_or_default();
-        assert_eq!(up, Some(true), "no systemd came up; it said:\n{}", log());
+        for name in ["inside", "units"] {
+            fs::create_dir(folder.path().join(name)).expect("a fresh folder is empty");
+        }
+        let outer = boot(folder.path(), &group, sandbox.root())?;
+        let mut it = SystemdBox { outer, pid: 0, group, root: sandbox.root().to_owned(), folder };
+        it.until_it_is_up();
         Ok(it)
+    }
+
+    fn until_it_is_up(&mut self) {
+        let up = wait::within(PATIENCE, || self.look());
+        let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        assert_eq!(up, Some(true), "no systemd came up; it said:\n{}", log());
+    }
+
+    /// A power cut, and the machine comes up again: no process is left, the boot has another id, and of the files
+    /// those that are shared are there, and systemd's units.
+    ///
+    /// # Panics
+    /// When it does not come up again.
+    pub fn reboot(&mut self) {
+        let units = format!("/proc/{}/root/etc/systemd/system/.", self.pid);
+        let copied =
+            Command::new("cp").args(["--archive", &units]).arg(self.folder.path().join("units")).status();
+        assert!(copied.is_ok_and(|status| status.success()), "the units cannot be kept");
+        processes::signal(self.pid, Signal::KILL);
+        let ended = wait::within(PATIENCE, || self.outer.try_wait().ok().flatten());
+        assert!(ended.is_some(), "the box does not go off");
+        self.pid = 0;
+        self.outer = boot(self.folder.path(), &self.group, &self.root).expect("it could be started before");
+        self.until_it_is_up();
     }
 
     /// Whether it is up; `Some(false)` when it never will be.
@@ -101,6 +115,16 @@ impl SystemdBox {
     pub fn run(&self, words: &[&str]) -> Output {
         let output = self.command(words).output().unwrap_or_else(|error| panic!("{words:?}: {error}"));
         Output::new(&output, &self.root, &self.root)
+    }
+
+    /// Starts a command inside, in the sandbox's root; what it says is thrown away.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(&self, words: &[&str]) -> Child {
+        let mut command = self.command(words);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// Runs `plimsoll` inside.
@@ -154,6 +178,21 @@ impl Drop for SystemdBox {
             assert!(gone.is_some(), "the cgroup {} is left", self.group.display());
         }
     }
+}
+
+/// Starts the box that has its things in `folder`; gives the process that waits for it.
+fn boot(folder: &Path, group: &Path, root: &Path) -> Result<Child, String> {
+    let log = fs::File::create(folder.join("log")).expect("a fresh folder is writable");
+    let shared = [root.parent().expect("a root is in a folder").to_owned(), programs()];
+    // The shell puts itself into the group first, so that nothing is ever started outside of it.
+    let enter = "echo $$ >\"$1/cgroup.procs\" && grep -qx \"0::.*/${1##*/}\" /proc/self/cgroup && shift && exec \"$@\"";
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "bash", "-c", enter, "bash"]).arg(group);
+    command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup"]);
+    command.args(["--propagation", "private", "bash", "-c", BUILD, "bash"]);
+    command.args([folder.join("inside"), folder.join("units")]).args(&shared);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+    command.spawn().map_err(|error| format!("setpriv cannot be run: {error}"))
 }
 
 /// Cgroups are removed from the innermost outwards; one with processes refuses.

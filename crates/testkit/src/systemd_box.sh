@@ -1,8 +1,10 @@
 # Run by `unshare` as the first process of new namespaces: builds a throw-away machine over this one's files and
-# becomes its systemd. Arguments: an empty folder; then folders that the inside shares with the outside.
+# becomes its systemd. Arguments: an empty folder; one with units of an earlier boot; then folders that the inside shares
+# with the outside.
 set -euo pipefail
 scratch=$1
-shift
+units_of_before=$2
+shift 2
 
 # A systemd that does not have a cgroup namespace to itself takes all processes of the machine for its own.
 grep -qx '0::/' /proc/self/cgroup
@@ -36,6 +38,9 @@ mkdir -p "$root/run/systemd" "$root/run/lock"
 mount -t tmpfs -o mode=1777 box "$root/tmp"
 # Kernel settings are the machine's, not the box's.
 mount --bind "$root/proc/sys" "$root/proc/sys"
+# Each boot has an id of its own.
+cat /proc/sys/kernel/random/uuid >"$scratch/boot_id"
+mount --bind "$scratch/boot_id" "$root/proc/sys/kernel/random/boot_id"
 mount -o remount,bind,ro "$root/proc/sys"
 
 for folder in "$@"; do
@@ -60,6 +65,8 @@ Requires=basic.target
 After=basic.target
 AllowIsolate=yes
 UNIT
+
+cp --archive "$units_of_before/." "$units/"
 
 mkdir "$root/.outside"
 cd "$root"
