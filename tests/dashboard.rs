@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use plimsoll_testkit::{Sandbox, Serve};
+use plimsoll_testkit::{Sandbox, Serve, fault, wait};
 
 /// A sandbox whose `serve` shows pages to two people: Asha, who may act, and Ravi, who may look.
 pub(crate) struct Pages {
@@ -33,6 +35,28 @@ impl Answer {
     }
 }
 
+fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], form: Option<&str>) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    if let Some(form) = form {
+        let length = form.len();
+        request +=
+            &format!("content-type: application/x-www-form-urlencoded\r\ncontent-length: {length}\r\n");
+    }
+    request += "\r\n";
+    request += form.unwrap_or_default();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
 impl Pages {
     pub(crate) fn new() -> Pages {
         Pages::with("")
@@ -56,26 +80,8 @@ impl Pages {
     }
 
     fn ask(&self, method: &str, path: &str, cookie: Option<&str>, form: Option<&str>) -> Answer {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n", self.port);
-        if let Some(cookie) = cookie {
-            request += &format!("cookie: {cookie}\r\n");
-        }
-        if let Some(form) = form {
-            let length = form.len();
-            request +=
-                &format!("content-type: application/x-www-form-urlencoded\r\ncontent-length: {length}\r\n");
-        }
-        request += "\r\n";
-        request += form.unwrap_or_default();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        let cookie = cookie.map(|cookie| ("cookie", cookie));
+        ask(self.port, method, path, cookie.as_slice(), form)
     }
 
     fn get(&self, path: &str, cookie: &str) -> Answer {
@@ -209,5 +215,126 @@ fn prometheus_and_a_health_check_need_no_token_and_learn_no_names() {
     let health = pages.ask("GET", "/health", None, None);
     assert_eq!(health.status, 200, "{}", health.body);
     assert!(health.body.contains("\"status\":\"ok\""), "{}", health.body);
+    drop(serve);
+}
+
+/// nginx before the pages, as the guide has it; `None` when there is none on this machine. Ends with the test.
+struct Nginx(std::process::Child);
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its master ends the workers; killed, it would leave them.
+        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn nginx(folder: &Path, front: u16, pages: u16) -> Option<Nginx> {
+    let program = ["nginx", "/usr/sbin/nginx"]
+        .into_iter()
+        .find(|program| Command::new(program).arg("-v").stderr(Stdio::null()).status().is_ok())?;
+    let mut users = String::new();
+    for name in ["asha", "ravi"] {
+        let hash = Command::new("openssl").args(["passwd", "-apr1", &format!("{name}-pw")]).output().ok()?;
+        users += &format!("{name}:{}\n", String::from_utf8(hash.stdout).ok()?.trim());
+    }
+    fs::write(folder.join("users"), users).unwrap();
+    let place = folder.display();
+    let mut temporary = String::new();
+    for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        temporary += &format!("{name}_temp_path {place}/{name};\n");
+    }
+    // The worker reads the users' file: it stays with whoever made it.
+    let owner = if rustix::process::getuid().is_root() { "user root;" } else { "" };
+    let config = format!(
+        "{owner} daemon off; pid {place}/nginx.pid; error_log {place}/nginx.log;\n\
+         events {{}}\nhttp {{ access_log off; {temporary} server {{ listen 127.0.0.1:{front};\n\
+         location / {{ auth_basic \"shop\"; auth_basic_user_file {place}/users;\n\
+         proxy_pass http://127.0.0.1:{pages}; proxy_buffering off;\n\
+         proxy_set_header X-Remote-User $remote_user;\n\
+         proxy_set_header X-Plimsoll-Proxy \"pr0xy-s3cret\";\n\
+         proxy_set_header X-Forwarded-Proto $scheme; }} }} }}\n"
+    );
+    let file = folder.join("nginx.conf");
+    fs::write(&file, config).unwrap();
+    let child = Command::new(program)
+        .args(["-p", &place.to_string(), "-c", &file.display().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let nginx = Nginx(child);
+    let up = wait::within(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", front)).ok());
+    let said = || fs::read_to_string(folder.join("nginx.log")).unwrap_or_default();
+    assert!(up.is_some(), "nginx does not answer: {}", said());
+    Some(nginx)
+}
+
+/// `Authorization` of somebody whom nginx knows.
+fn basic(name: &str) -> String {
+    let mut openssl = Command::new("openssl");
+    let mut child =
+        openssl.args(["base64", "-A"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{name}:{name}-pw").as_bytes()).unwrap();
+    format!("Basic {}", String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap())
+}
+
+#[test]
+fn nginx_names_whoever_it_let_in_and_nobody_else_can() {
+    const TEST: &str = "dashboard::nginx_names_whoever_it_let_in_and_nobody_else_can";
+    let mut pages = Pages::new();
+    let folder = tempfile::tempdir().unwrap();
+    let front = pages.sandbox.spare_port();
+    let Some(_nginx) = nginx(folder.path(), front, pages.port) else {
+        fault::skipped(TEST, "there is no nginx or no openssl; scripts/tools installs nginx");
+        return;
+    };
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "pr0xy-s3cret\n").unwrap();
+    pages.sandbox.configure(&format!(
+        "dashboard.header = 'x-remote-user'\ndashboard.header_secret = 'file:{}'",
+        secret.display()
+    ));
+    let serve = pages.live();
+    let through = |headers: &[(&str, &str)], path: &str| ask(front, "GET", path, headers, None);
+    let direct = |headers: &[(&str, &str)]| ask(pages.port, "GET", "/", headers, None).status;
+    let (asha, ravi) = (basic("asha"), basic("ravi"));
+
+    assert_eq!(through(&[], "/").status, 401, "nginx lets nobody in without a password");
+    assert_eq!(through(&[("authorization", "Basic YXNoYTpndWVzcw==")], "/").status, 401);
+    let page = through(&[("authorization", &ravi)], "/");
+    assert_eq!(page.status, 200, "{}", page.body);
+    assert!(page.body.contains(">ravi"), "{}", page.body);
+
+    // Who names themselves to nginx is overwritten: one header, several, other spellings, and a guessed secret.
+    for forged in [
+        vec![("X-Remote-User", "asha")],
+        vec![("x-remote-user", "asha"), ("X-REMOTE-USER", "asha"), ("X_Remote_User", "asha")],
+        vec![("x-remote-user", "asha"), ("x-plimsoll-proxy", "pr0xy-s3cret")],
+    ] {
+        let mut headers = forged.clone();
+        assert_eq!(through(&headers, "/").status, 401, "{forged:?}");
+        headers.push(("authorization", &ravi));
+        let page = through(&headers, "/runs/1").body;
+        assert!(page.contains(">ravi") && !page.contains(">asha"), "{forged:?}: {page}");
+        assert!(!page.contains("Sign as"), "a viewer may sign: {page}");
+    }
+
+    // Past nginx the header alone names nobody.
+    assert_eq!(direct(&[("x-remote-user", "asha")]), 303);
+    assert_eq!(direct(&[("x-remote-user", "asha"), ("x-plimsoll-proxy", "guess")]), 303);
+    assert_eq!(direct(&[("x-remote-user", "asha"), ("x-plimsoll-proxy", "")]), 303);
+    assert_eq!(direct(&[("authorization", &asha)]), 303);
+
+    // An operator whom nginx named signs, and the journal says how they came in.
+    let csrf = through(&[("authorization", &asha)], "/runs/1").csrf();
+    let form = format!("csrf={csrf}&role=deployer&note=fine");
+    let theirs = ask(front, "POST", "/runs/1/sign", &[("authorization", &ravi)], Some(&form));
+    assert_eq!(theirs.status, 403, "{}", theirs.body);
+    let signed = ask(front, "POST", "/runs/1/sign", &[("authorization", &asha)], Some(&form));
+    assert_eq!(signed.status, 303, "{}", signed.body);
+    let journal = pages.sandbox.journal(1);
+    let signature = journal.iter().find(|entry| entry["event"] == "signed").unwrap().to_string();
+    assert!(signature.contains("\"asha\"") && signature.contains("through the proxy"), "{signature}");
+    assert!(!serve.log().contains("s3cret"), "{}", serve.log());
     drop(serve);
 }

@@ -1,11 +1,13 @@
 //! Messages: by a real mail server and a real web server, also down and slow; never a failed deployment.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use plimsoll_testkit::{Sandbox, fault, wait};
+use plimsoll_testkit::{Buyers, Sandbox, fault, shop, wait};
 
+use crate::production::{until_ended, until_step};
 use crate::sources::workspace;
 
 /// A server program that is ended with the test.
@@ -210,5 +212,134 @@ fn a_webhook_is_signed_and_a_slow_one_holds_nothing_up() {
         }
     }
     assert!(!serve.log().contains("T0PSECRET"), "{}", serve.log());
+    drop(serve);
+}
+
+/// The mails about a run, with their soft line breaks taken out.
+fn about(folder: &Path, words: &str) -> Vec<String> {
+    let mails = arrived(folder, "eml", 1).into_iter();
+    mails.map(|mail| mail.replace("=\r\n", "")).filter(|mail| mail.contains(words)).collect()
+}
+
+/// Every message of the run as the record has it now: id, occasion, delivery.
+fn deliveries(sandbox: &Sandbox, run: u32) -> BTreeMap<String, (String, String)> {
+    let word = |entry: &serde_json::Value, key: &str| entry["told"][key].as_str().unwrap().to_owned();
+    let events = told(sandbox, run);
+    events.iter().map(|e| (word(e, "id"), (word(e, "occasion"), word(e, "delivery")))).collect()
+}
+
+fn until_all_sent(sandbox: &Sandbox, run: u32, count: usize) {
+    let sent = wait::within(Duration::from_secs(30), || {
+        let now = deliveries(sandbox, run);
+        (now.len() == count && now.values().all(|(_, delivery)| delivery == "sent")).then_some(())
+    });
+    assert!(sent.is_some(), "{:#?}", deliveries(sandbox, run));
+}
+
+#[test]
+fn somebody_woken_at_night_gets_one_message_of_a_release_that_turned_bad_and_was_rolled_back() {
+    const TEST: &str =
+        "notify::somebody_woken_at_night_gets_one_message_of_a_release_that_turned_bad_and_was_rolled_back";
+    let Some(python) = mail_python(TEST) else { return };
+    let (folder, port) = (inbox(), port());
+    let _server =
+        server(&python, "smtp_server.py", &[&port.to_string(), &folder.path().display().to_string()]);
+    let mut sandbox = Sandbox::new();
+    sandbox.configure(&format!(
+        "smtp.port = {port}\nwatch.errors_for = '25s'\nwatch.every = '300ms'\n\
+         notify.pager = {{ mail = ['pager@example.com'], on = ['failed', 'rolled-back', 'alarm'] }}"
+    ));
+    let serve = sandbox.serve();
+    sandbox.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0);
+    let good = sandbox.current().unwrap();
+    let buyers = Buyers::start(sandbox.port, 4);
+    buyers.place(60);
+    sandbox.release(r#"{ "fail_after_requests": 60 }"#, &[]);
+    sandbox.deploy().exits(6);
+    let ledger = buyers.stop();
+    assert!(ledger.lost(&sandbox.database()).is_empty());
+    until_all_sent(&sandbox, 2, 1);
+    let mails = about(folder.path(), "Subject:");
+    assert_eq!(mails.len(), 1, "{mails:#?}");
+    let mail = &mails[0];
+    for words in [
+        "turned bad and was rolled back",
+        &format!("{good} serves again"),
+        "requests failed",
+        "safe: the code alone went back",
+        "plimsoll show 2",
+        "plimsoll deploy --unlock",
+        "rolled back by run 3",
+        "report-000002.html",
+    ] {
+        assert!(mail.contains(words), "it does not say {words:?}: {mail}");
+    }
+    assert!(told(&sandbox, 3).is_empty(), "the rollback by itself tells too: {:#?}", told(&sandbox, 3));
+    let report = sandbox.read("runs/000003/report.md");
+    assert!(report.contains("one message tells of the bad release and of this"), "{report}");
+    // The next `serve` does not say it again.
+    drop(serve);
+    let serve = sandbox.serve();
+    serve.until_it_answers();
+    sandbox.plimsoll(&["deploy", "--yes", "--no-watch", "--unlock", "mended"]).exits(0);
+    assert_eq!(about(folder.path(), "turned bad").len(), 1);
+    drop(serve);
+}
+
+#[test]
+fn what_was_put_down_before_a_crash_is_not_shown_as_queued_when_it_was_sent_during_the_recovery() {
+    const TEST: &str = "notify::what_was_put_down_before_a_crash_is_not_shown_as_queued_when_it_was_sent_during_the_recovery";
+    let Some(python) = mail_python(TEST) else { return };
+    // Takes connections and says nothing: what is put down waits.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (folder, port) = (inbox(), silent.local_addr().unwrap().port());
+    let mut sandbox = Sandbox::new();
+    sandbox.release(r#"{ "boot_ms": 2000 }"#, &[]);
+    sandbox.configure(&format!(
+        "smtp.port = {port}\nnotify.team = {{ mail = ['team@example.com'], on = ['planned', 'started', 'failed'] }}"
+    ));
+    let serve = sandbox.live();
+    sandbox.release(r#"{ "boot_ms": 3000 }"#, &[shop::REBUILD]);
+    let deploying = sandbox.start(&["deploy", "--yes"]);
+    until_step(&sandbox, 2, "start");
+    serve.kill9();
+    let _ = deploying.wait();
+    drop(silent);
+    let _server =
+        server(&python, "smtp_server.py", &[&port.to_string(), &folder.path().display().to_string()]);
+    // The app of before takes two seconds to start; the messages go out at once.
+    let serve = sandbox.serve();
+    until_ended(&sandbox, 2);
+    until_all_sent(&sandbox, 2, 3);
+    for name in ["report.md", "report.html"] {
+        let seen = wait::within(Duration::from_secs(10), || {
+            (!sandbox.read(&format!("runs/000002/{name}")).contains("queued")).then_some(())
+        });
+        assert!(seen.is_some(), "{name} still shows a message as queued");
+    }
+    let empty = wait::within(Duration::from_secs(10), || {
+        let mut left = std::fs::read_dir(sandbox.root().join("runs/outbox")).unwrap();
+        left.next().is_none().then_some(())
+    });
+    assert!(empty.is_some(), "something is left in the outbox");
+    assert_eq!(arrived(folder.path(), "eml", 5).len(), 5, "two of run 1, three of run 2, each once");
+    drop(serve);
+}
+
+#[test]
+fn a_signature_is_told_by_mail() {
+    let Some(python) = mail_python("notify::a_signature_is_told_by_mail") else { return };
+    let (folder, port) = (inbox(), port());
+    let _server =
+        server(&python, "smtp_server.py", &[&port.to_string(), &folder.path().display().to_string()]);
+    let mut sandbox = Sandbox::new();
+    sandbox.configure(&format!(
+        "smtp.port = {port}\nnotify.team = {{ mail = ['team@example.com'], on = ['signed'] }}"
+    ));
+    let serve = sandbox.live();
+    sandbox.plimsoll(&["sign", "--as", "deployer", "--name", "Asha Rao"]).exits(0);
+    until_all_sent(&sandbox, 1, 1);
+    let mails = arrived(folder.path(), "eml", 1);
+    assert!(mails[0].contains("was signed off") && mails[0].contains("Asha Rao"), "{}", mails[0]);
     drop(serve);
 }

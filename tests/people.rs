@@ -120,16 +120,7 @@ fn a_deployment_that_waits_at_a_terminal_goes_on_when_somebody_else_says_yes() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();
     sandbox.release(r#"{ "page": "two" }"#, &[]);
-    let typed =
-        format!("{} -C {} deploy", plimsoll_testkit::binary("plimsoll").display(), sandbox.root().display());
-    let mut terminal = std::process::Command::new("/usr/bin/script")
-        .args(["-qec", &typed, "/dev/null"])
-        .env("TERM", "xterm")
-        // Open as long as the terminal is: nobody types anything.
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut terminal = deploying_on_a_terminal(&sandbox);
     let asked = wait::within(std::time::Duration::from_secs(60), || {
         let status = sandbox.plimsoll(&["status", "--json"]);
         status.said().contains("\"question\":\"Bring 000002-").then_some(())
@@ -143,4 +134,18 @@ fn a_deployment_that_waits_at_a_terminal_goes_on_when_somebody_else_says_yes() {
     assert_eq!(ending(&sandbox, 2), ("live".into(), 0));
     sandbox.plimsoll(&["answer", "go-ahead", "yes", "--by", "Ravi"]).exits(2).says("no run waits");
     drop(serve);
+}
+
+/// `plimsoll deploy` on a terminal at which nobody types anything: it asks, and waits.
+pub(crate) fn deploying_on_a_terminal(sandbox: &Sandbox) -> std::process::Child {
+    let typed =
+        format!("{} -C {} deploy", plimsoll_testkit::binary("plimsoll").display(), sandbox.root().display());
+    std::process::Command::new("/usr/bin/script")
+        .args(["-qec", &typed, "/dev/null"])
+        .env("TERM", "xterm")
+        // Open as long as the terminal is.
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
 }

@@ -1,12 +1,16 @@
 //! The watch over a release that users are let in to: what is bad is noticed with the right words and taken back, what is
 //! not is left alone.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plimsoll_testkit::soak::rounds;
 use plimsoll_testkit::{Buyers, Sandbox, Serve, shop, wait};
 
-use crate::production::{ending, settled};
+use crate::people::deploying_on_a_terminal;
+use crate::production::{ending, settled, until_step};
 
 const COUNTS: &str = "watch.counts.orders = 'SELECT count(*) FROM orders WHERE created_at >= :since_iso'";
 
@@ -77,6 +81,52 @@ fn a_release_that_logs_errors_and_answers_200_is_taken_back() {
 #[test]
 fn a_release_that_silently_stops_orders_is_taken_back() {
     noticed_and_taken_back("", r#"{ "forget_orders": true }"#, "were to be expected from before");
+}
+
+/// A program that answers as Prometheus does, with the figure as it is now; ends with the test.
+fn prometheus(figure: &Arc<Mutex<&'static str>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, figure) = (listener.local_addr().unwrap().port(), Arc::clone(figure));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let figure = *figure.lock().unwrap();
+            let body = format!(
+                r#"{{"status":"success","data":{{"resultType":"vector","result":[{{"metric":{{}},"value":[1,"{figure}"]}}]}}}}"#
+            );
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}", body.len());
+            let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_release_whose_figure_in_another_program_turns_bad_is_taken_back() {
+    let figure = Arc::new(Mutex::new("0.01"));
+    let port = prometheus(&figure);
+    let (mut sandbox, serve) = watched("20s");
+    drop(serve);
+    let url = format!("http://127.0.0.1:{port}/api/v1/query?query=share");
+    sandbox.configure(&format!("query = [{{ name = 'Share of 5xx', url = '{url}', at_most = 0.05 }}]"));
+    let serve = sandbox.serve();
+    let good = sandbox.current().unwrap();
+    sandbox.release(r#"{ "page": "two" }"#, &[]);
+    let deploying = sandbox.start(&["deploy", "--yes"]);
+    until_step(&sandbox, 2, "watch");
+    *figure.lock().unwrap() = "0.4";
+    deploying.wait().exits(6).says("Share of 5xx").says("it is 0.4, and may be 0.05 at most");
+    assert_eq!(sandbox.current(), Some(good));
+    // One that answers nothing of use is no alarm.
+    *figure.lock().unwrap() = "NaN";
+    sandbox.configure("watch.errors_for = '2s'");
+    drop(serve);
+    let serve = sandbox.serve();
+    sandbox.release(r#"{ "page": "three" }"#, &[]);
+    sandbox.plimsoll(&["deploy", "--yes", "--unlock", "mended"]).exits(0);
+    let report = sandbox.read("runs/000004/report.md");
+    assert!(report.contains("Share of 5xx"), "{report}");
+    drop(serve);
 }
 
 #[test]
@@ -201,6 +251,42 @@ fn spot_checks_and_the_first_hour_survive_a_reboot() {
 }
 
 #[test]
+fn the_live_release_is_watched_while_a_later_deployment_waits_for_a_yes() {
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        let name = "watch::the_live_release_is_watched_while_a_later_deployment_waits_for_a_yes";
+        return plimsoll_testkit::fault::skipped(name, "there is no `script` to make a terminal with");
+    }
+    let mut sandbox = Sandbox::new();
+    sandbox.configure(
+        "watch.errors_for = '1s'\nwatch.every = '200ms'\nwatch.spots = ['30m']\nwatch.closely_for = '1h'\n\
+         notify.team = { mail = ['a@example.com'], on = ['failed'] }\nsmtp.port = 1",
+    );
+    sandbox.release(r#"{ "fail_after_requests": 60 }"#, &[]);
+    let serve = sandbox.serve();
+    sandbox.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0);
+    sandbox.release(r#"{ "page": "two" }"#, &[]);
+    let mut deploying = deploying_on_a_terminal(&sandbox);
+    until("the question", &serve, || {
+        sandbox.plimsoll(&["status", "--json"]).said().contains("\"question\":\"Bring 000002-")
+    });
+    assert!(events(&sandbox, 1, "watched").is_empty());
+    for _ in 0..300 {
+        let _ = sandbox.get("/");
+    }
+    until("what turned bad is seen", &serve, || {
+        events(&sandbox, 1, "watched").iter().any(|e| e["check"]["verdict"] == "fail")
+    });
+    until("somebody is told", &serve, || {
+        events(&sandbox, 1, "told").iter().any(|e| e["told"]["occasion"] == "alarm")
+    });
+    sandbox.plimsoll(&["answer", "go-ahead", "yes", "--by", "Ravi"]).exits(0);
+    let ended = wait::within(Duration::from_secs(60), || deploying.try_wait().unwrap());
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+    settled(&sandbox);
+    drop(serve);
+}
+
+#[test]
 fn a_disk_that_will_be_full_is_said_in_time() {
     let Ok(mut sandbox) = Sandbox::on_small_disk(131_072) else {
         plimsoll_testkit::fault::skipped(
@@ -215,7 +301,6 @@ fn a_disk_that_will_be_full_is_said_in_time() {
     let file = sandbox.root().join("shared/filling");
     let mut filling = std::fs::File::create(&file).unwrap();
     until("the disk fills", &serve, || {
-        use std::io::Write;
         filling.write_all(&[7; 65_536]).unwrap();
         events(&sandbox, 1, "watched").iter().any(|e| e["check"]["name"] == "Room on the disk")
     });

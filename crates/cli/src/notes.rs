@@ -13,6 +13,7 @@ use plimsoll_host::durable;
 use plimsoll_host::journal::Runs;
 
 use crate::config::{Config, show_duration};
+use crate::station;
 
 /// The operations changelog in the app's root.
 pub(crate) const CHANGELOG: &str = "CHANGELOG.md";
@@ -38,6 +39,13 @@ pub(crate) fn noted(config: &Config, runs: &Runs, entries: &[Entry]) -> Vec<Chec
     for id in ["pre.notify", "after.summary"] {
         if config.notify.is_empty() {
             add(Check::skipped(id, "Messages", "no group is configured: [notify.NAME]"));
+        }
+    }
+    if let Some(order) = state.order.as_ref().filter(|order| station::by_itself(order)) {
+        let why =
+            format!("one message tells of the bad release and of this: it is with its run ({})", order.by);
+        for id in ["back.notify", "after.summary"] {
+            add(Check::skipped(id, "Messages", why.clone()));
         }
     }
     add(window(config, entries));

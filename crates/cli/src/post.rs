@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use plimsoll_core::notify::Told;
-use plimsoll_core::record::Event;
+use plimsoll_core::notify::{Delivery, Told};
+use plimsoll_core::record::{Event, State};
 use plimsoll_host::notify::{Group, Post, Reveal, Smtp, Webhook};
 
 use crate::audience::Onlooker;
@@ -60,10 +60,23 @@ fn host(url: &str) -> String {
 /// Sends what is due, for ever, and notes what became of it.
 pub(crate) fn send_forever(station: &Station, onlooker: &Onlooker) {
     let post = post(station.config());
-    let mut news: Vec<(u32, Told)> = Vec::new();
+    let mut waiting: Vec<(u32, Told)> = Vec::new();
     loop {
-        news.extend(post.send_due());
-        news.retain(|(run, told)| !note(station, *run, told, onlooker));
+        // What waits is said once; what is done is given again until it is noted.
+        waiting.retain(|(run, told)| !note(station, *run, told, onlooker));
+        for (run, told) in post.send_due() {
+            let noted = note(station, run, &told, onlooker);
+            match told.delivery {
+                Delivery::Queued if !noted => waiting.push((run, told)),
+                Delivery::Queued => {}
+                Delivery::Sent | Delivery::Failed => {
+                    waiting.retain(|(_, earlier)| earlier.id != told.id);
+                    if noted {
+                        post.forget(&told);
+                    }
+                }
+            }
+        }
         thread::sleep(LOOK);
     }
 }
@@ -75,7 +88,9 @@ pub(crate) fn send_for(station: &Station, time: Duration, onlooker: &Onlooker) {
     let until = Instant::now() + time;
     loop {
         for (run, told) in post.send_due() {
-            note(station, run, &told, onlooker);
+            if note(station, run, &told, onlooker) && told.delivery != Delivery::Queued {
+                post.forget(&told);
+            }
         }
         if post.waiting() == 0 || Instant::now() >= until {
             return;
@@ -89,13 +104,11 @@ fn note(station: &Station, run: u32, told: &Told, onlooker: &Onlooker) -> bool {
     if run == 0 {
         return true;
     }
-    // A run that goes on writes its own journal; it is noted when it has ended.
-    if station.going() == Some(run) {
-        return false;
-    }
-    station.learn(run, Event::Told { told: told.clone() }, onlooker);
-    station.report_again(run, onlooker);
-    true
+    // Whoever puts a message down notes that first: the newest word about it counts.
+    let _alone = station.telling();
+    // The journal of a run that goes on, or is being taken over, belongs to its engine: it is noted when that has ended.
+    let Ok(entries) = station.runs().entries(run) else { return true };
+    State::fold(&entries).is_over() && station.learn(run, Event::Told { told: told.clone() }, onlooker)
 }
 
 #[cfg(test)]

@@ -103,8 +103,8 @@ pub(crate) fn watch_forever(station: &Station, ui: &Arc<Ui>) {
     let mut eyes: Option<Eyes> = None;
     loop {
         thread::sleep(tick);
-        // A run has a watch of its own, and changes what is live.
-        if station.is_at_work() {
+        // A run has a watch of its own, and changes what is live. One that waits for a yes does neither, maybe for hours.
+        if station.is_at_work() && station.question().is_none() {
             eyes = None;
             continue;
         }

@@ -116,6 +116,8 @@ pub(crate) struct Station {
     busy: AtomicBool,
     ledger: Arc<Ledger>,
     pending: Arc<Mutex<Option<Pending>>>,
+    /// Held while a message is put down and noted, so that it cannot be noted as sent before.
+    telling: Mutex<()>,
 }
 
 impl Station {
@@ -147,6 +149,7 @@ impl Station {
             busy: AtomicBool::new(false),
             ledger: Arc::new(Ledger::new(config)),
             pending: Arc::default(),
+            telling: Mutex::default(),
         }
     }
 
@@ -435,21 +438,39 @@ impl Station {
             }
             return;
         }
+        let by_itself = is_by_itself(&newest);
+        let told_of = |state: &State| state.told.iter().any(|told| told.occasion == Occasion::RolledBack);
+        let told_there = told_of(&newest);
         let Some((earlier, order)) = runs.iter().rev().nth(1).zip(newest.order) else { return };
-        let Some(bad) = state(earlier).filter(|bad| bad.taken_back.is_none()) else { return };
+        let Some(bad) = state(earlier) else { return };
+        let told = told_there || told_of(&bad);
         let went_back = order.kind == Kind::Rollback && order.from == bad.release.map(|r| r.id);
         if let (true, Some(why), Some((Ending::RolledBack, ..))) = (went_back, bad.locked, newest.ended) {
-            self.learn(*earlier, Event::TakenBack { run: *last, why }, onlooker);
+            if bad.taken_back.is_none() {
+                self.learn(*earlier, Event::TakenBack { run: *last, why }, onlooker);
+            }
+            if by_itself && !told {
+                self.tell_end(*earlier, onlooker);
+            }
             let _ = self.write_reports(*earlier);
         }
     }
 
-    /// Notes what is learnt of a run after its end.
-    pub(crate) fn learn(&self, run: u32, event: Event, onlooker: &Onlooker) {
+    /// Notes what is learnt of a run after its end. Whether that could be done.
+    pub(crate) fn learn(&self, run: u32, event: Event, onlooker: &Onlooker) -> bool {
         match self.runs.add(run, event) {
             Ok(entry) => onlooker.show(plimsoll_core::ports::News::Entry(&entry)),
-            Err(error) => onlooker.line(&format!("not noted in run {run}: {error}")),
+            Err(error) => {
+                onlooker.line(&format!("not noted in run {run}: {error}"));
+                return false;
+            }
         }
+        true
+    }
+
+    /// Keeps others from putting messages down, and from noting what became of them, as long as the guard lives.
+    pub(crate) fn telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rehearse(&self, revision: Option<String>, by: String, onlooker: &Onlooker) -> Result<Reply, Failure> {
@@ -514,6 +535,14 @@ impl Station {
             Engine::recover(&entries, limits, ports, ended, acknowledged)
         })?;
         self.after(run, &outcome, onlooker);
+        let state = State::fold(&self.runs.entries(run)?);
+        if is_by_itself(&state) {
+            match &state.ended {
+                Some((Ending::RolledBack, ..)) => self.finish_taking_back(onlooker),
+                // Whoever began it died with the word for people.
+                _ => self.tell(run, Occasion::Failed, &state, onlooker),
+            }
+        }
         Ok(Reply::outcome(run, outcome))
     }
 
@@ -570,11 +599,8 @@ impl Station {
             &mut downtime
         };
         // What a release that turned bad leads to is told once, at its end.
-        let mut notifier: Box<dyn Notifier> = if order.by.starts_with(BY_ITSELF) {
-            Box::new(Silent)
-        } else {
-            Box::new(post::post(&self.config))
-        };
+        let mut notifier: Box<dyn Notifier> =
+            if by_itself(order) { Box::new(Silent) } else { Box::new(post::post(&self.config)) };
         let ports = Ports {
             source: &mut source,
             database: &mut database,
@@ -623,6 +649,10 @@ impl Station {
         let Ok(entries) = self.runs.entries(run) else { return };
         let state = State::fold(&entries);
         let bad = matches!(state.failure, Some((Step::Watch, _))) && state.locked.is_none();
+        if is_by_itself(&state) {
+            // One message tells of a bad release and its rollback: that of the bad one's run.
+            return;
+        }
         let occasion = match &state.ended {
             Some((Ending::Live, exit::DONE, _)) => Occasion::Done,
             Some((Ending::Live, ..)) if bad => return,
@@ -634,7 +664,15 @@ impl Station {
 
     /// Puts a message about a run that has ended into the outbox.
     pub(crate) fn tell(&self, run: u32, occasion: Occasion, state: &State, onlooker: &Onlooker) {
-        for told in post::post(&self.config).tell(occasion, state) {
+        let post = post::post(&self.config);
+        let _alone = self.telling();
+        let back = state.taken_back.as_ref().filter(|_| occasion == Occasion::RolledBack);
+        let back = back.and_then(|(back, _)| self.runs.entries(*back).ok());
+        let all = match back {
+            Some(back) => post.tell_taken_back(state, &State::fold(&back)),
+            None => post.tell(occasion, state),
+        };
+        for told in all {
             self.learn(run, Event::Told { told }, onlooker);
         }
     }
@@ -849,6 +887,15 @@ impl Station {
     fn lock_going(&self) -> MutexGuard<'_, Option<Going>> {
         self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a run is the rollback of a release that turned bad, which nobody asked for.
+pub(crate) fn by_itself(order: &Order) -> bool {
+    order.kind == Kind::Rollback && order.by.starts_with(BY_ITSELF)
+}
+
+fn is_by_itself(state: &State) -> bool {
+    state.order.as_ref().is_some_and(by_itself)
 }
 
 /// The outcome of a run that a rollback has undone, for whoever asked for the rollback.

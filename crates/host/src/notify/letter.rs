@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use plimsoll_core::check::Verdict;
 use plimsoll_core::notify::{Delivery, Occasion, Told, Way};
-use plimsoll_core::record::{Kind, State};
+use plimsoll_core::plan::Release;
+use plimsoll_core::record::{Ending, Kind, State};
 use serde::{Deserialize, Serialize};
 
 use super::report_of;
@@ -56,6 +57,8 @@ impl Letter {
             Occasion::Started if back => format!("the rollback to {named} has begun"),
             Occasion::Started => format!("the deployment of {named} has begun"),
             Occasion::Done => format!("{named} is live"),
+            Occasion::Failed if back => format!("the rollback to {named} failed"),
+            Occasion::Failed if serves_on(state) => format!("{named} turned bad and goes on serving"),
             Occasion::Failed => format!("{named} failed"),
             Occasion::RolledBack if back => format!("rolled back to {named}"),
             Occasion::RolledBack => format!("{named} was rolled back"),
@@ -64,6 +67,55 @@ impl Letter {
         };
         let text = words(&what, contacts, runs, occasion, state);
         Letter::new(app, contacts, occasion, run, release, &what, text, Some(report_of(runs, run)))
+    }
+
+    /// What is said of a release that turned bad and was rolled back by itself: all that somebody who is woken by it wants
+    /// to know, in the order in which they ask. `bad` is its run, `back` the rollback's.
+    #[must_use]
+    pub fn taken_back(
+        app: &str,
+        contacts: &BTreeMap<String, String>,
+        runs: &Path,
+        bad: &State,
+        back: &State,
+    ) -> Letter {
+        let name = |release: Option<&Release>| release.map_or_else(String::new, |r| r.id.0.clone());
+        let (was, now) = (name(bad.release.as_ref()), name(back.release.as_ref()));
+        let run = bad.order.as_ref().map_or(0, |order| order.run);
+        let what = format!("release {was} turned bad and was rolled back; {now} serves again");
+        let why = bad.taken_back.as_ref().map_or("", |(_, why)| why.as_str());
+        let carried = back.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.carry.is_some());
+        let safe = match carried {
+            true => "safe: what users wrote since the deployment was carried over into the data from before",
+            false => "safe: the code alone went back, the database stayed as it was",
+        };
+        let mut text = format!("{}.\n\n", sentence(&what));
+        line(&mut text, "Why", why);
+        line(&mut text, "Orders", safe);
+        line(&mut text, "Now", &format!("{now} has all users; nothing needs to be done at once"));
+        line(&mut text, "Locked", "nothing can be deployed until somebody says why it may go on");
+        line(
+            &mut text,
+            "Next",
+            &format!("plimsoll show {run} has the evidence, plimsoll status how things are"),
+        );
+        line(&mut text, "", "when it is mended: plimsoll deploy --unlock \"WHY\"");
+        text.push('\n');
+        add_release(&mut text, bad);
+        if let (Some(order), Some(back)) = (&bad.order, &back.order) {
+            line(
+                &mut text,
+                "Run",
+                &format!("{}, asked by {}; rolled back by run {}", run, order.by, back.run),
+            );
+        }
+        let report = report_of(runs, run);
+        if report.exists() {
+            line(&mut text, "Report", &report.display().to_string());
+        }
+        add_contacts(&mut text, contacts);
+        let release = bad.release.as_ref().map(|release| release.id.0.clone());
+        Letter::new(app, contacts, Occasion::RolledBack, run, release, &what, text, Some(report))
     }
 
     /// A message that says only that it arrives.
@@ -118,6 +170,30 @@ fn one_line(text: &str) -> String {
     text.split(|c: char| c.is_control()).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether a run's release is bad and has all users still.
+fn serves_on(state: &State) -> bool {
+    state.locked.is_some() && matches!(state.ended, Some((Ending::Live, ..)))
+}
+
+fn sentence(what: &str) -> String {
+    let mut first = what.chars();
+    first.next().into_iter().flat_map(char::to_uppercase).chain(first).collect()
+}
+
+fn line(text: &mut String, label: &str, value: &str) {
+    if !value.is_empty() {
+        text.push_str(&format!("{label:<12}{}\n", one_line(value)));
+    }
+}
+
+fn add_release(text: &mut String, state: &State) {
+    if let Some(release) = &state.release {
+        line(text, "Changes", &release.subject);
+        line(text, "Author", &release.author);
+        line(text, "Commit", &release.commit);
+    }
+}
+
 fn words(
     what: &str,
     contacts: &BTreeMap<String, String>,
@@ -125,20 +201,9 @@ fn words(
     occasion: Occasion,
     state: &State,
 ) -> String {
-    let mut text = String::new();
-    let mut first = what.chars();
-    let sentence: String = first.next().into_iter().flat_map(char::to_uppercase).chain(first).collect();
-    text.push_str(&format!("{sentence}.\n"));
-    let mut line = |label: &str, value: &str| {
-        if !value.is_empty() {
-            text.push_str(&format!("{label:<12}{}\n", one_line(value)));
-        }
-    };
-    if let Some(release) = &state.release {
-        line("Changes", &release.subject);
-        line("Author", &release.author);
-        line("Commit", &release.commit);
-    }
+    let mut text = format!("{}.\n", sentence(what));
+    add_release(&mut text, state);
+    let mut line = |label: &str, value: &str| line(&mut text, label, value);
     if let Some(order) = &state.order {
         line("Run", &format!("{} {}", order.kind.word(), order.run));
         line("Asked by", &order.by);
@@ -155,7 +220,8 @@ fn words(
     }
     if let Some(failure) = state.undoing.as_ref().or(state.failure.as_ref().map(|(_, failure)| failure)) {
         line("Why", &failure.to_string());
-        line("Next", &failure.next);
+        let now = "look at it now: plimsoll watch; go back with: plimsoll rollback";
+        line("Next", if serves_on(state) { now } else { &failure.next });
     }
     if let Some(why) = &state.locked {
         line("Locked", why);

@@ -151,6 +151,15 @@ impl Post {
         })
     }
 
+    /// Puts the one message about a release that turned bad and was rolled back on the disk: `bad` is its run, `back` the
+    /// rollback's. Who hears of failures or alarms is told, too: it is the only message that says so.
+    #[must_use]
+    pub fn tell_taken_back(&self, bad: &State, back: &State) -> Vec<Told> {
+        let letter = Letter::taken_back(&self.app, &self.contacts, &self.runs, bad, back);
+        let of = [Occasion::RolledBack, Occasion::Failed, Occasion::Alarm];
+        self.put(&letter, |on| of.iter().any(|occasion| on.contains(occasion)))
+    }
+
     /// Puts a test message for every group, or the named one, on the disk.
     #[must_use]
     pub fn test(&self) -> Vec<Told> {
@@ -193,7 +202,7 @@ impl Post {
     /// How many messages wait to be sent.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.letters().len()
+        self.letters().iter().filter(|letter| letter.told.delivery == Delivery::Queued).count()
     }
 
     fn letters(&self) -> Vec<Letter> {
@@ -208,10 +217,15 @@ impl Post {
     }
 
     /// Sends what is due, one after another. Gives what became of each message that there is something new of, with the
-    /// number of its run.
+    /// number of its run. What was sent or given up stays in the outbox, and is given again, until [`Post::forget`]: a
+    /// crash before it is noted must not leave it "queued" in the record.
     pub fn send_due(&self) -> Vec<(u32, Told)> {
         let mut news = Vec::new();
         for mut letter in self.letters() {
+            if letter.told.delivery != Delivery::Queued {
+                news.push((letter.run, letter.told));
+                continue;
+            }
             let now = Timestamp::now().as_second();
             // A wall clock that was set back must not keep a message for hours.
             if letter.due_at > now && letter.due_at - now <= GIVE_UP {
@@ -222,7 +236,7 @@ impl Post {
                 Ok(()) => {
                     letter.told.delivery = Delivery::Sent;
                     letter.told.why.clear();
-                    let _ = durable::remove(&self.file(&letter.told.id));
+                    self.is_done(&letter);
                     news.push((letter.run, letter.told));
                 }
                 Err(untaken) => {
@@ -230,7 +244,7 @@ impl Post {
                     let old = now - letter.put_at > GIVE_UP;
                     if matches!(untaken, Untaken::Never(_)) || old {
                         letter.told.delivery = Delivery::Failed;
-                        let _ = durable::remove(&self.file(&letter.told.id));
+                        self.is_done(&letter);
                         news.push((letter.run, letter.told));
                         continue;
                     }
@@ -245,6 +259,18 @@ impl Post {
             }
         }
         news
+    }
+
+    /// Never sent again. A test message belongs to no run, so nobody notes it.
+    fn is_done(&self, letter: &Letter) {
+        if letter.run == 0 || self.write(letter).is_err() {
+            self.forget(&letter.told);
+        }
+    }
+
+    /// What became of it is noted: it leaves the outbox.
+    pub fn forget(&self, told: &Told) {
+        let _ = durable::remove(&self.file(&told.id));
     }
 
     fn send(&self, letter: &Letter) -> Result<(), Untaken> {
