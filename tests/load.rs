@@ -83,13 +83,13 @@ fn a_steady_load_meets_no_failure_and_no_double_through_deployments_in_a_row() {
     let last = u32::try_from(deployments).unwrap() + 1;
     thread::scope(|scope| {
         let loading = scope.spawn(|| load(sandbox.port, per_second, &enough, &book));
-        // A request takes as long as the app is slow; it is finished by whoever began it.
+        // A request takes as long as the app is slow, here 3 s; it is finished by whoever began it.
         let slow = scope.spawn(|| {
             let mut answers = Vec::new();
             while !enough.load(Ordering::SeqCst) {
                 let asked = Connection::open(sandbox.port, PATIENCE);
                 answers.push(
-                    asked.and_then(|mut it| it.send("GET", "/slow?ms=1500", None)).map(|it| it.status()),
+                    asked.and_then(|mut it| it.send("GET", "/slow?ms=3000", None)).map(|it| it.status()),
                 );
             }
             answers

@@ -211,21 +211,15 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
             }
         }
     });
-    for next in heard {
-        let line = match next {
-            Heard::Line(Some(line)) => line,
-            Heard::Line(None) => break,
-            Heard::Stopping => {
-                ui.warn(STOPPING);
-                continue;
-            }
-            Heard::Leaving => {
-                return Err(Error::new(Kind::Unresolved, "this command was left before the run ended")
-                    .why("it was told to end a second time")
-                    .state("the run goes on in `plimsoll serve`: undone, or finished when it is past its commit point")
-                    .next("plimsoll status"));
-            }
-        };
+    let left = || {
+        Error::new(Kind::Unresolved, "this command was left before the run ended")
+            .why("it was told to end a second time")
+            .state(
+                "the run goes on in `plimsoll serve`: undone, or finished when it is past its commit point",
+            )
+            .next("plimsoll status")
+    };
+    while let Some(line) = next(&heard, ui, left)? {
         let value = line.map_err(|e| lost(e.to_string()))?;
         let reply: Reply = serde_json::from_value(value)
             .map_err(|e| lost(format!("it answered something unknown ({e}); is it of another version?")))?;
@@ -246,6 +240,22 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
         }
     }
     Err(lost("the connection ended before the run did".to_owned()))
+}
+
+/// The next line of the run; `None` when there are no more. The first wish to stop is confirmed, the second ends this with `left`.
+fn next<T>(
+    heard: &mpsc::Receiver<Heard<Option<T>>>,
+    ui: &Ui,
+    left: impl Fn() -> Error,
+) -> Result<Option<T>, Error> {
+    for next in heard {
+        match next {
+            Heard::Line(line) => return Ok(line),
+            Heard::Stopping => ui.warn(STOPPING),
+            Heard::Leaving => return Err(left()),
+        }
+    }
+    Ok(None)
 }
 
 /// The engine in this process: nothing here needs a front door or a supervisor.
@@ -278,23 +288,13 @@ fn local(config: &Config, request: Request, ui: &Ui, follow: &mut Follow<'_>) ->
         post::send_for(&station, SENDING, &onlooker);
         show(&outcome);
     });
-    for next in replies {
-        let reply = match next {
-            Heard::Line(Some(reply)) => reply,
-            Heard::Line(None) => break,
-            Heard::Stopping => {
-                ui.warn(STOPPING);
-                continue;
-            }
-            Heard::Leaving => {
-                return Err(Error::new(Kind::Unresolved, "this command was left before the run ended")
-                    .why("it was told to end a second time, and it carries out the run itself")
-                    .state("the run stopped where it was")
-                    .next(
-                        "plimsoll resume, which undoes it, or finishes it when it is past its commit point",
-                    ));
-            }
-        };
+    let left = || {
+        Error::new(Kind::Unresolved, "this command was left before the run ended")
+            .why("it was told to end a second time, and it carries out the run itself")
+            .state("the run stopped where it was")
+            .next("plimsoll resume, which undoes it, or finishes it when it is past its commit point")
+    };
+    while let Some(reply) = next(&replies, ui, left)? {
         if let Reply::Ask { question } = &reply {
             let _ = answer.send(self::answer(ui, question, &at_prompt));
         }
