@@ -141,8 +141,13 @@ fn a_worker_that_does_not_run_is_named_by_status() {
 #[test]
 fn a_second_ctrl_c_leaves_the_run_alone_and_says_so() {
     let mut sandbox = Sandbox::new();
-    sandbox.configure(r#"build.commands = ["sh -c 'trap : TERM; sleep 1; sleep 1; sleep 1'"]"#);
+    // A build that ends when it is let go, and not before: the second Ctrl-C finds the run going on, however slow all is.
+    let go = sandbox.root().parent().unwrap().join("go");
+    std::fs::write(&go, "").unwrap();
+    let wait = format!("trap \"\" TERM; until [ -e {} ]; do sleep 0.1; done", go.display());
+    sandbox.configure(&format!("build.commands = [\"\"\"sh -c '{wait}'\"\"\"]"));
     let serve = sandbox.live();
+    std::fs::remove_file(&go).unwrap();
     sandbox.release("{}", &[]);
     let deploying = sandbox.start(&["deploy", "--yes"]);
     until_step(&sandbox, 2, "build");
@@ -150,6 +155,7 @@ fn a_second_ctrl_c_leaves_the_run_alone_and_says_so() {
     deploying.until_said("asked to stop");
     deploying.signal(Signal::INT);
     deploying.wait().exits(4).says("left before the run ended").says("plimsoll status");
+    std::fs::write(&go, "").unwrap();
     crate::production::until_ended(&sandbox, 2);
     assert_eq!(ending(&sandbox, 2), ("unchanged".into(), 1));
     settled(&sandbox);
