@@ -133,7 +133,8 @@ fn status_words(
                 line("requests", format!("{}, of these {} errors (5xx)", status.requests, status.errors));
             }
             if let Some(run) = status.running {
-                line("running", format!("run {run}"));
+                let step = last.filter(|last| last.run == run).and_then(|last| last.step);
+                line("running", step.map_or(format!("run {run}"), |step| format!("run {run}: {step}")));
             }
             for trouble in &status.trouble {
                 line("trouble", trouble.clone());
@@ -335,6 +336,8 @@ struct Row {
     message: String,
     hold_ms: u64,
     ms: u64,
+    /// The step that was begun last, in a person's words.
+    step: Option<&'static str>,
 }
 
 fn row(runs: &Runs, run: u32) -> Result<Row, Error> {
@@ -366,6 +369,10 @@ impl Row {
             message,
             hold_ms,
             ms,
+            step: entries.iter().rev().find_map(|entry| match entry.event {
+                Event::StepStarted { step } => Some(step.title()),
+                _ => None,
+            }),
         }
     }
 
@@ -382,7 +389,11 @@ impl Row {
         let ending = ui.toned(Some(verdict), &format!("{:<11}", self.ending()));
         let began = self.began.get(..19).unwrap_or(&self.began).replace('T', " ");
         let release = self.release.as_deref().unwrap_or("-");
-        let took = took_words(std::time::Duration::from_millis(self.ms));
+        // One that goes on has taken no time yet that anybody has written down.
+        let took = match self.ending {
+            Some(_) => took_words(std::time::Duration::from_millis(self.ms)),
+            None => self.step.unwrap_or("-").to_owned(),
+        };
         let hold = match self.hold_ms {
             0 => String::new(),
             ms => format!(", hold {}", took_words(std::time::Duration::from_millis(ms))),
