@@ -120,7 +120,7 @@ pub(super) fn whole(connection: &Connection) -> rusqlite::Result<Result<Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::super::tests::Case;
-    use super::super::{apply, draft::attach, judge, ledger, plan};
+    use super::super::{apply, draft::attach, judge, ledger, moved::Moved, plan};
     use super::*;
     use crate::sqlite::connection::{ForeignKeys, open_finished, open_own};
 
@@ -149,7 +149,15 @@ mod tests {
             attach(&own, &case.path("post"), &case.path("now"), &case.path("work")).unwrap();
             let shapes = |name: &str| Shapes::read(&open_finished(&case.path(name)).unwrap()).unwrap();
             let pre = shapes("pre");
-            let (mappings, _) = plan::mappings(&own, &pre, &shapes("post"), &shapes("now"), &[]).unwrap();
+            let (mappings, _) = plan::mappings(
+                &own,
+                &pre,
+                &shapes("post"),
+                &shapes("now"),
+                &[],
+                &mut Moved::between(&case.path("pre"), &case.path("post")),
+            )
+            .unwrap();
             let before = counts(&own, &pre).unwrap();
             ledger::begin(&own, &mappings).unwrap();
             let mut entries = 0;

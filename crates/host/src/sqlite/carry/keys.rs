@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::Connection;
 
 use super::judge::place;
-use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED};
+use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED, number as stored};
 use super::plan::Mapping;
 use super::shape::{Shape, Shapes, of};
 use crate::sqlite::connection::quoted;
@@ -36,6 +36,112 @@ pub(super) fn violations(connection: &Connection) -> rusqlite::Result<Known<Viol
             }
         }
     }
+}
+
+/// Whether nothing that was applied left a child without its parent, as far as the rows that were touched can tell: then
+/// the others need not be read. `false` is no verdict, and all must be looked at.
+pub(super) fn unharmed(
+    connection: &Connection,
+    mappings: &[Mapping],
+    pre: &Shapes,
+) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare(
+        "SELECT DISTINCT m.name, f.id, f.\"table\" FROM main.sqlite_schema m, pragma_foreign_key_list(m.name, 'main') f
+         WHERE m.type = 'table'",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let keys = rows.collect::<rusqlite::Result<Vec<(String, i64, String)>>>()?;
+    for (child, number, parent) in keys {
+        let of = |name: &str| pre.tables.get(&name.to_lowercase());
+        let (Some(child), Some(parent)) = (of(&child), of(&parent)) else { return Ok(false) };
+        let Some(key) = key(connection, pre, &child.name, number)? else { return Ok(false) };
+        if !plain(&key, child, parent) {
+            return Ok(false);
+        }
+        for (at, mapping) in mappings.iter().enumerate() {
+            let (Some(target), None) = (&mapping.target, mapping.refused) else { continue };
+            let is = |shape: &Shape| target.name.eq_ignore_ascii_case(&shape.name);
+            if !(is(child) || is(parent)) || !any(connection, at, "1")? {
+                continue;
+            }
+            let carried = |names: &[String]| {
+                places(mapping, names)
+                    .into_iter()
+                    .filter(|place| mapping.columns[*place].in_post && mapping.columns[*place].in_now)
+                    .count()
+                    == names.len()
+            };
+            if is(child)
+                && (!carried(&key.from)
+                    || !children(connection, at, mapping, target, &key, Some(parent))?.is_empty())
+            {
+                return Ok(false);
+            }
+            if !is(parent) {
+                continue;
+            }
+            if !carried(&key.to) {
+                return Ok(false);
+            }
+            let touched = format!("s.op = {DELETED} OR {}", among(&places(mapping, &key.to)));
+            if any(connection, at, &format!("s.op <> {INSERTED} AND ({touched})"))?
+                && (!indexed(connection, child, &key.from[0])?
+                    || !gone(connection, at, mapping, target, &key, &child.name)?.is_empty())
+            {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether SQL compares the key's columns as SQLite's own check does: to a primary key, of the same type, without a
+/// collation of its own.
+fn plain(key: &Key, child: &Shape, parent: &Shape) -> bool {
+    let collates = |shape: &Shape| shape.sql.to_ascii_uppercase().contains("COLLATE");
+    let type_of = |shape: &Shape, name: &String| shape.column(name).map(|column| affinity(&column.declared));
+    let named = |name: &String| parent.keyed_by(name);
+    !collates(child)
+        && !collates(parent)
+        && parent.key.len() == key.to.len()
+        && key.to.iter().all(named)
+        && key
+            .from
+            .iter()
+            .zip(&key.to)
+            .all(|(from, to)| type_of(child, from).is_some_and(|from| Some(from) == type_of(parent, to)))
+}
+
+/// What SQLite makes of a declared type.
+fn affinity(declared: &str) -> &'static str {
+    let upper = declared.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| upper.contains(word));
+    match () {
+        () if has(&["INT"]) => "integer",
+        () if has(&["CHAR", "CLOB", "TEXT"]) => "text",
+        () if upper.is_empty() || has(&["BLOB"]) => "blob",
+        () if has(&["REAL", "FLOA", "DOUB"]) => "real",
+        () => "numeric",
+    }
+}
+
+/// Whether anything of a mapping was applied for which `condition` holds, of the row `s` and its entry `e`.
+fn any(connection: &Connection, at: usize, condition: &str) -> rusqlite::Result<bool> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM work.entry e CROSS JOIN work.d{at} s ON s.id = e.row
+         WHERE e.mapping = ?1 AND e.state = {APPLIED} AND ({condition}))"
+    );
+    connection.query_row(&sql, [stored(at)], |row| row.get(0))
+}
+
+/// Whether the children of one parent are found without reading all of them.
+fn indexed(connection: &Connection, child: &Shape, column: &str) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') l, pragma_index_info(l.name, 'main') i
+         WHERE NOT l.partial AND i.seqno = 0 AND i.name = ?2 COLLATE NOCASE)",
+        [&child.name, column],
+        |row| row.get(0),
+    )
 }
 
 /// The keys that have more violations than before.
@@ -163,7 +269,10 @@ fn children(
         let (join, on) = if bag {
             (String::new(), "s.bag".to_owned())
         } else {
-            (format!(", main.{} m", quoted(&target.name)), format!("NOT s.bag AND {}", place(mapping, 'n')))
+            (
+                format!(" CROSS JOIN main.{} m", quoted(&target.name)),
+                format!("NOT s.bag AND {}", place(mapping, 'n')),
+            )
         };
         let touched = format!("s.op = {INSERTED} OR {}", among(&places(mapping, &key.from)));
         let sql = format!(

@@ -7,11 +7,13 @@
 
 mod apply;
 mod aside;
+mod clone;
 mod draft;
 mod gates;
 mod judge;
 mod keys;
 mod ledger;
+mod moved;
 mod pages;
 mod plan;
 #[cfg(test)]
@@ -21,9 +23,11 @@ mod shape;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::draft::{Draft, attach};
+use self::moved::Moved;
 pub use self::plan::Rename;
 use self::shape::Shapes;
 use super::connection::{ForeignKeys, open_finished, open_own};
@@ -243,8 +247,24 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         }
     };
     let out = Partial::new(folder, &name)?;
-    copy_and(options.pre, &out, &options.limits, control, &|_, _, _, _| Ok(()))?;
+    let copy = clone::finished(options.pre, &out, &options.limits, control)?;
     let scratch = Partial::new(folder, &format!("{name}.work"))?;
+    thread::scope(|scope| {
+        // On its way to the disk while rows are compared; what comes of it is asked when the result gets its name.
+        scope.spawn(|| copy.sync_data());
+        carry(options, now, out, &scratch, control)
+    })
+    .map(|carried| Carried { took: began.elapsed(), ..carried })
+}
+
+/// Makes the differences in `out`, a copy of PRE, and gives it its name.
+fn carry(
+    options: &Options<'_>,
+    now: &Path,
+    out: Partial,
+    scratch: &Partial,
+    control: &mut Control<'_>,
+) -> Result<Carried, Error> {
     let mut writer = Writer::begin(options.aside, "a rollback that could not carry them")?;
     let holds = options.hash_now.then(|| Fingerprint::of(now, Depth::Content, control)).transpose()?;
     let stop = control.stop.clone();
@@ -269,9 +289,23 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
     attach(&connection, options.post, now, scratch.path()).map_err(failed)?;
     let mut draft =
         Draft { connection, pre: pre_shapes, mappings: Vec::new(), entries: 0, unchecked: Vec::new() };
+    let mut moved = Moved::between(options.pre, options.post);
     let (mappings, renames) =
-        plan::mappings(&draft.connection, &draft.pre, &post_shapes, &now_shapes, options.renames)
+        plan::mappings(&draft.connection, &draft.pre, &post_shapes, &now_shapes, options.renames, &mut moved)
             .map_err(failed)?;
+    if cfg!(test) {
+        // In every test the short way is held against the long one.
+        let (_, long) = plan::mappings(
+            &draft.connection,
+            &draft.pre,
+            &post_shapes,
+            &now_shapes,
+            options.renames,
+            &mut Moved::anywhere(),
+        )
+        .map_err(failed)?;
+        assert_eq!(renames, long, "renames seen from the pages alone");
+    }
     draft.mappings = mappings;
     plan::near(&mut draft.mappings, (options.post, &post_shapes), (now, &now_shapes));
     let total = draft.mappings.len() as u64;
@@ -292,7 +326,11 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
             .unchecked
             .push(format!("user_version went from {post_version} to {now_version} and was not carried"));
     }
-    let rewritten = draft.rewritten().map_err(failed)?;
+    let rewritten = draft.rewritten(&post_shapes, &mut moved).map_err(failed)?;
+    if cfg!(test) {
+        let long = draft.rewritten(&post_shapes, &mut Moved::anywhere()).map_err(failed)?;
+        assert_eq!(rewritten, long, "rewritten columns seen from the pages alone");
+    }
     draft.apply(options.pre, &stop)?;
     draft.raise(&renames, &[post_sequences, now_sequences]).map_err(failed)?;
     let reusable = draft.reusable().map_err(failed)?;
@@ -323,7 +361,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         reusable,
         unchecked,
         now: holds,
-        took: began.elapsed(),
+        took: Duration::ZERO,
     })
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Pages {
     size: usize,
     /// The page size without what is reserved at its end.
     usable: usize,
+    /// How text is stored.
+    encoding: [u8; 4],
     count: u64,
     block: Vec<u8>,
     at: Option<u64>,
@@ -49,7 +51,8 @@ impl Pages {
         }
         let count = file.metadata()?.len() / size as u64;
         let usable = size - usize::from(header[20]);
-        Ok(Pages { file, size, usable, count, block: Vec::new(), at: None })
+        let encoding = [header[56], header[57], header[58], header[59]];
+        Ok(Pages { file, size, usable, encoding, count, block: Vec::new(), at: None })
     }
 
     /// The bytes of a page, from 1. `None` beyond the end.
@@ -80,7 +83,7 @@ impl Pages {
 /// When a file cannot be read.
 pub(super) fn differing(one: &mut Pages, two: &mut Pages, root: i64) -> io::Result<Option<Vec<Range>>> {
     let Ok(root) = u32::try_from(root) else { return Ok(None) };
-    if one.size != two.size || one.usable != two.usable || root < 2 {
+    if one.size != two.size || one.usable != two.usable || one.encoding != two.encoding || root < 2 {
         return Ok(None);
     }
     let mut ranges = Vec::new();

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::Reason;
+use super::moved::{Moved, rows_in, same_bytes};
 use super::pages::{self, Pages, Range};
 use super::shape::{Column, Shape, Shapes, faithful, of};
 use crate::sqlite::connection::quoted;
@@ -82,6 +83,7 @@ pub(super) fn mappings(
     post: &Shapes,
     now: &Shapes,
     told: &[Rename],
+    moved: &mut Moved,
 ) -> rusqlite::Result<(Vec<Mapping>, Vec<Rename>)> {
     let mut renames: Vec<Rename> = told.to_vec();
     let names: BTreeSet<&String> = post.tables.keys().chain(now.tables.keys()).collect();
@@ -103,7 +105,7 @@ pub(super) fn mappings(
         let mut mapping = columns(after, current, shape);
         if let Some(target) = target {
             let found = match after {
-                Some(after) => renamed_columns(connection, target, after, told)?,
+                Some(after) => renamed_columns(connection, target, after, told, moved)?,
                 None => Vec::new(),
             };
             for column in &mut mapping.columns {
@@ -262,6 +264,7 @@ fn renamed_columns(
     old: &Shape,
     new: &Shape,
     told: &[Rename],
+    moved: &mut Moved,
 ) -> rusqlite::Result<Vec<(String, String)>> {
     let mut found: Vec<(String, String)> = told
         .iter()
@@ -282,7 +285,7 @@ fn renamed_columns(
             if !taken
                 && before.declared.eq_ignore_ascii_case(&after.declared)
                 && rank(old, new, &before.name) == rank(new, old, &after.name)
-                && same_values(connection, (old, before), (new, after))?
+                && same_values(connection, (old, before), (new, after), moved)?
             {
                 candidates.push((before.name.clone(), after.name.clone()));
             }
@@ -300,7 +303,26 @@ fn same_values(
     connection: &Connection,
     (old, before): (&Shape, &Column),
     (new, after): (&Shape, &Column),
+    moved: &mut Moved,
 ) -> rusqlite::Result<bool> {
+    let near = if same_bytes(before, after) { moved.ranges(connection, old, new)? } else { None };
+    if let (Some(ranges), Some(one), Some(two)) = (near, old.rowid, new.rowid) {
+        let (m, p) = (of("m", &before.name), of("p", &after.name));
+        let (inside, too) =
+            (rows_in(Some(&ranges), "main", old, "m"), rows_in(Some(&ranges), "post", new, "p"));
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM {inside}), (SELECT count(*) FROM {too}),
+                (SELECT coalesce(sum({}), 0) FROM {inside} JOIN post.{} p ON p.{two} = m.{one}),
+                EXISTS (SELECT 1 FROM main.{} m WHERE {m} IS NOT NULL)",
+            faithful(&m, &p),
+            quoted(&new.name),
+            quoted(&old.name)
+        );
+        return connection.query_row(&sql, [], |row| {
+            let number = |place| row.get::<_, i64>(place);
+            Ok(number(0)? == number(2)? && number(1)? == number(2)? && number(3)? > 0)
+        });
+    }
     // In the same place: the row numbers are the same too, and a key may be among the renamed columns.
     let on = match (old.rowid, new.rowid) {
         (Some(one), Some(two)) => format!("p.{two} = m.{one}"),

@@ -15,6 +15,8 @@ pub(super) struct Column {
     pub(super) declared: String,
     /// What a row gets that does not name the column; `None` when it is not a constant.
     pub(super) default: Value,
+    /// Its number among the table's columns, derived ones counted; -1 for one that is none of them.
+    pub(super) place: i64,
 }
 
 /// A table that holds rows of its own, or a virtual table that takes rows.
@@ -104,7 +106,10 @@ impl Shapes {
                 let mut columns = columns(connection, name)?;
                 if row_number {
                     let declared = "INTEGER".to_owned();
-                    columns.insert(0, Column { name: "rowid".into(), declared, default: Value::Null });
+                    columns.insert(
+                        0,
+                        Column { name: "rowid".into(), declared, default: Value::Null, place: -1 },
+                    );
                 }
                 let key = columns.first().map(|column| column.name.clone()).into_iter().collect();
                 let shape = Shape {
@@ -172,16 +177,22 @@ fn listed(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Listed>>
 }
 
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
-    let mut statement = connection
-        .prepare("SELECT name, type, dflt_value FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY cid")?;
+    let mut statement = connection.prepare(
+        "SELECT name, type, dflt_value, cid FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY cid",
+    )?;
     let rows = statement.query_map([table], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, String>(1)?,
+            row.get::<_, Option<String>>(2)?,
+            row.get(3)?,
+        ))
     })?;
     let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    let column = |(name, declared, default): (String, String, Option<String>)| {
+    let column = |(name, declared, default, place): (String, String, Option<String>, i64)| {
         // An expression that cannot be evaluated on its own is no constant: then no value counts as the default.
         let value = default.map(|sql| connection.query_row(&format!("SELECT ({sql})"), [], |row| row.get(0)));
-        Column { name, declared, default: value.and_then(Result::ok).unwrap_or(Value::Null) }
+        Column { name, declared, place, default: value.and_then(Result::ok).unwrap_or(Value::Null) }
     };
     Ok(rows.into_iter().map(column).collect())
 }
