@@ -75,7 +75,8 @@ const CORPUS: &[(&str, &str, &[&str], &str)] = &[
         "CREATE TABLE calls_new (id INTEGER PRIMARY KEY, customer_id INT NOT NULL REFERENCES customers (id) ON DELETE CASCADE,
              at TEXT NOT NULL, minutes INT NOT NULL DEFAULT 1);
          INSERT INTO calls_new (id, customer_id, at) SELECT id, customer_id, at FROM calls;
-         DROP TABLE calls; ALTER TABLE calls_new RENAME TO calls",
+         DROP TABLE calls; ALTER TABLE calls_new RENAME TO calls;
+         CREATE TRIGGER seen AFTER INSERT ON calls BEGIN UPDATE customers SET points = points + 1 WHERE id = new.customer_id; END",
     ),
     (
         "rebuild_parent_own_transaction",

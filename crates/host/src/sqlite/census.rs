@@ -76,6 +76,12 @@ pub(crate) struct Counted {
     pub(crate) rows: u64,
     /// Values that are not NULL, by the column's place.
     pub(crate) filled: Vec<u64>,
+    /// Whether a column fills rows that do not name it, by its place.
+    defaults: Vec<bool>,
+    /// Derived columns that refuse NULL.
+    derived: u64,
+    /// Whether SQLite checks the type of each value.
+    strict: bool,
 }
 
 /// The counts of one moment.
@@ -84,6 +90,8 @@ pub(crate) struct Census {
     pub(crate) tables: BTreeMap<String, Counted>,
     objects: BTreeMap<String, Object>,
     sequences: BTreeMap<String, i64>,
+    /// What ANALYZE wrote down.
+    statistics: Vec<String>,
     /// Foreign keys that point nowhere, by child table; `None` when SQLite cannot judge.
     violations: Option<BTreeMap<String, u64>>,
     /// Whether any table has a foreign key at all.
@@ -117,6 +125,7 @@ impl Census {
             tables,
             objects,
             sequences: schema::sequences(connection)?,
+            statistics: statistics(connection)?,
             violations: violations(connection)?,
             foreign_keys: foreign_keys > 0,
         })
@@ -158,6 +167,9 @@ impl Census {
         self.compare_objects(after, named, &mut changes);
         self.compare_sequences(after, &renamed, &mut changes);
         self.compare_violations(after, &mut changes);
+        if self.statistics != after.statistics && !after.statistics.is_empty() {
+            changes.work = changes.work.max(Work::Scan);
+        }
         changes
     }
 
@@ -303,7 +315,23 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
     if same_place && rules(&now.table) > rules(&before.table) {
         changes.work = changes.work.max(Work::Scan);
     }
-    if now.table.columns.iter().any(|column| !before.table.has(&column.name)) {
+    // ADD COLUMN lets SQLite check every row against all rules of the table, those that were there before too.
+    let added = |table: &Table, than: &Table| table.columns.iter().any(|column| !than.has(&column.name));
+    if same_place
+        && (now.derived > before.derived
+            || (added(&now.table, &before.table) && (now.strict || rules(&now.table) > 0)))
+    {
+        changes.work = changes.work.max(Work::Scan);
+    }
+    if added(&now.table, &before.table) {
+        // A new column is empty until somebody writes into it.
+        let written =
+            now.table.columns.iter().zip(&now.filled).zip(&now.defaults).any(
+                |((column, filled), default)| !before.table.has(&column.name) && *filled > 0 && !default,
+            );
+        if written {
+            changes.mark(name, Class::Data);
+        }
         changes.mark(name, Class::Additive);
     } else if before.table.sql != now.table.sql
         && same_place
@@ -318,11 +346,41 @@ fn counted(connection: &Connection, table: Table) -> rusqlite::Result<Counted> {
     let filled: String = table.columns.iter().map(|c| format!(", count({})", quoted(&c.name))).collect();
     let sql = format!("SELECT count(*){filled} FROM {} NOT INDEXED", quoted(&table.name));
     let width = table.columns.len();
+    let (derived, strict) = connection.query_row(
+        "SELECT (SELECT count(*) FROM pragma_table_xinfo(?1) WHERE hidden IN (2, 3) AND \"notnull\"),
+            (SELECT coalesce(max(strict), 0) FROM pragma_table_list(?1) WHERE schema = 'main')",
+        [&table.name],
+        |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get(1)?)),
+    )?;
+    let defaults = connection
+        .prepare("SELECT dflt_value IS NOT NULL FROM pragma_table_xinfo(?1) WHERE hidden = 0 ORDER BY cid")?
+        .query_map([&table.name], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<bool>>>()?;
     connection.query_row(&sql, [], |row| {
         let number = |place: usize| row.get::<_, i64>(place).map(i64::unsigned_abs);
         let filled = (1..=width).map(number).collect::<rusqlite::Result<_>>()?;
-        Ok(Counted { rows: number(0)?, filled, table: table.clone() })
+        Ok(Counted {
+            rows: number(0)?,
+            filled,
+            table: table.clone(),
+            defaults: defaults.clone(),
+            derived,
+            strict,
+        })
     })
+}
+
+/// The lines of `sqlite_stat1`; none before the first ANALYZE.
+fn statistics(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let there = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_stat1')";
+    if !connection.query_row(there, [], |row| row.get::<_, bool>(0))? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare(
+        "SELECT quote(tbl) || ' ' || quote(idx) || ' ' || quote(stat) FROM sqlite_stat1 ORDER BY 1",
+    )?;
+    let lines = statement.query_map([], |row| row.get(0))?;
+    lines.collect()
 }
 
 fn shadows(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
@@ -348,6 +406,40 @@ pub(crate) fn violations(connection: &Connection) -> rusqlite::Result<Option<BTr
         Err(e) => {
             let why = message(&e);
             if app_defined(&why) || why.contains("foreign key mismatch") { Ok(None) } else { Err(e) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reads_every_row_is_not_called_instant() {
+        let cases = [
+            ("ALTER TABLE t ADD COLUMN b TEXT", Work::Instant),
+            ("ALTER TABLE t ADD COLUMN b TEXT NOT NULL DEFAULT 'x'", Work::Instant),
+            ("ALTER TABLE t ADD COLUMN b TEXT AS (a || '!')", Work::Instant),
+            ("ALTER TABLE t ADD COLUMN b TEXT NOT NULL AS (coalesce(a, 'none'))", Work::Scan),
+            ("ALTER TABLE t ADD COLUMN b INT CHECK (b > 0)", Work::Scan),
+            ("ALTER TABLE checked ADD COLUMN b TEXT", Work::Scan),
+            ("ALTER TABLE typed ADD COLUMN b TEXT", Work::Scan),
+            ("ALTER TABLE t ADD COLUMN b TEXT; UPDATE t SET b = a", Work::Scan),
+            ("ANALYZE", Work::Scan),
+            ("DROP TABLE empty", Work::Destructive),
+        ];
+        for (sql, work) in cases {
+            let own = Connection::open_in_memory().unwrap();
+            own.execute_batch(
+                "CREATE TABLE t (k INTEGER PRIMARY KEY, a TEXT); CREATE INDEX t_a ON t (a);
+                 CREATE TABLE checked (k INTEGER PRIMARY KEY, a INT CHECK (a > 0)); CREATE TABLE empty (x);
+                 CREATE TABLE typed (k INTEGER PRIMARY KEY, a TEXT) STRICT; INSERT INTO t (a) VALUES ('x'), ('y');",
+            )
+            .unwrap();
+            let before = Census::take(&own).unwrap();
+            own.execute_batch(sql).unwrap();
+            let changes = before.changes(&Census::take(&own).unwrap(), &Named::default());
+            assert_eq!(changes.work, work, "{sql}");
         }
     }
 }
