@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use plimsoll_testkit::{Buyers, Sandbox, fault, shop};
+use plimsoll_testkit::{Buyers, Sandbox, binary, fault, shop};
 
 use crate::production::{Production, ending, settled, steps, strategy};
 
@@ -257,6 +257,8 @@ fn a_plan_says_what_would_be_done_and_does_none_of_it() {
     ] {
         assert!(output.stdout.contains(said), "{said}\n{}", output.stdout);
     }
+    // The settings file is new: git was not asked for the one of before.
+    assert!(!output.stderr.contains("does not exist"), "{}", output.stderr);
     assert!(output.stdout.lines().count() <= 40, "more than a screen:\n{}", output.stdout);
     nothing_is_left(&sandbox, &before, backups);
     let output = sandbox.plimsoll(&["plan", "--format", "md"]);
@@ -295,6 +297,67 @@ fn a_plan_that_needs_words_says_them_and_they_are_enough() {
         assert_eq!(loss["version"], 2, "{loss}");
         assert!(loss["acknowledged_by"].as_str().is_some_and(|by| !by.is_empty()), "{loss}");
     }
+    drop(serve);
+}
+
+#[test]
+fn what_a_dropped_column_held_is_acknowledged_by_its_own_name() {
+    let sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    sandbox.release("{}", &[("migrations/0002_no_name.sql", "ALTER TABLE regions DROP COLUMN name;\n")]);
+    let plan = sandbox.plimsoll(&["plan"]);
+    plan.exits(3);
+    assert!(plan.stdout.contains("plimsoll deploy --acknowledge drop:regions.name"), "{}", plan.stdout);
+    let before = Production::of(&sandbox);
+    for words in [&[][..], &["--acknowledge", "drop:regions"], &["--acknowledge", "drop:regions.id"]] {
+        sandbox.plimsoll(&[&["deploy", "--yes"], words].concat()).exits(3).says("drop:regions.name");
+        before.is_still(&Production::of(&sandbox));
+    }
+    sandbox.plimsoll(&["deploy", "--yes", "--acknowledge", "drop:regions.name"]).exits(0);
+    let left = "SELECT count(*) FROM pragma_table_info('regions') WHERE name = 'name'";
+    assert_eq!(shop::number(&sandbox.database(), left), 0);
+    drop(serve);
+}
+
+#[test]
+fn without_serve_a_plan_says_what_to_start_and_touches_nothing() {
+    let sandbox = Sandbox::new();
+    drop(sandbox.live());
+    sandbox.release("{}", &[shop::REBUILD]);
+    let before = Production::of(&sandbox);
+    for command in ["plan", "rehearse"] {
+        let output = sandbox.plimsoll(&[command]);
+        output.exits(2).says("`plimsoll serve` is not running").says("nothing was changed");
+        assert!(output.stdout.is_empty(), "no half of a plan: {}", output.stdout);
+        before.is_still(&Production::of(&sandbox));
+    }
+    assert!(!sandbox.root().join("runs/000002").exists(), "a run was begun");
+}
+
+#[test]
+fn a_copy_is_started_by_the_rehearsals_own_command_where_there_is_one() {
+    let mut sandbox = Sandbox::new();
+    let serve = sandbox.live();
+    if !confined(&sandbox, 1) {
+        return;
+    }
+    drop(serve);
+    sandbox.configure("rehearsal.command = \"sh -c 'echo no copy today >&2; exit 9'\"");
+    let serve = sandbox.serve();
+    sandbox.release(r#"{ "page": "two" }"#, &[shop::REBUILD]);
+    refused(&sandbox, 2).says("no copy today");
+    drop(serve);
+    let app = binary("scripted-app");
+    sandbox.configure(&format!(
+        "rehearsal.command = \"sh -c 'echo a copy of $DATABASE_PATH >&2; exec {}'\"",
+        app.display()
+    ));
+    let serve = sandbox.serve();
+    sandbox.deploy().exits(0);
+    let log = sandbox.read("runs/000003/rehearsal.log");
+    assert!(log.contains("a copy of /"), "{log}");
+    assert!(!log.contains(&format!("a copy of {}", sandbox.database().display())), "{log}");
+    assert!(sandbox.get("/").text().contains("two"));
     drop(serve);
 }
 

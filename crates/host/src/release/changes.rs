@@ -101,9 +101,16 @@ fn settings(mirror: &Mirror, live: &str, next: &str, files: &[Changed]) -> Resul
 
 /// The file's text in that commit; empty when it is not in it.
 fn blob(mirror: &Mirror, commit: &str, path: &str) -> Result<String, ReleaseError> {
+    // Asked for a file that is not there, git complains, and a person would read that.
+    if mirror
+        .text("look for a file", &["ls-tree", "--name-only", "--full-tree", commit, "--", path])?
+        .is_empty()
+    {
+        return Ok(String::new());
+    }
     let call = mirror.command().args(["cat-file", "blob", &format!("{commit}:{path}")]);
-    let (code, out) = mirror.git.run("read a file", &call, &[0, 128])?;
-    Ok(if code == 0 { String::from_utf8_lossy(&out).into_owned() } else { String::new() })
+    let (_, out) = mirror.git.run("read a file", &call, &[0])?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// Whether a file's name says that it holds settings.
