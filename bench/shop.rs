@@ -76,11 +76,16 @@ fn main() -> Result<(), Failure> {
     println!(
         "{products} products, {orders} orders, {clients} clients, {seconds} s per page, load and shop on one machine"
     );
+    println!(
+        "home: one address; search: 500 different; product: {products} different, each asked for in turn. `busy` is a new \
+         visitor\nwhile something in the database changes every second, after which no kept page is shown"
+    );
     println!("page     visitor  requests/s  original  times    p50 ms  p99 ms  CPU us/request  resident MiB");
-    for (visitor, cookie) in [("new", String::new()), ("basket", basket)] {
+    for (visitor, cookie) in [("new", String::new()), ("basket", basket), ("busy", String::new())] {
         for page in pages(&cookie) {
+            let changes = (visitor == "busy").then_some(database.as_path());
             let (cpu, began) = (shop.cpu()?, Instant::now());
-            let mut times = load(&shop.address, &page, clients, Duration::from_secs(seconds))?;
+            let mut times = load(&shop.address, &page, clients, Duration::from_secs(seconds), changes)?;
             let (took, cpu) = (began.elapsed().as_secs_f64(), shop.cpu()? - cpu);
             times.sort_unstable();
             let rate = times.len() as f64 / took;
@@ -197,8 +202,25 @@ impl Drop for Shop {
 }
 
 /// Asks for a page's addresses over and over on kept connections, and answers the microseconds of each answer.
-fn load(address: &str, page: &Page, clients: usize, time: Duration) -> Result<Vec<u32>, Failure> {
+/// Meanwhile `changed`, a database, is written to every second.
+fn load(
+    address: &str,
+    page: &Page,
+    clients: usize,
+    time: Duration,
+    changed: Option<&Path>,
+) -> Result<Vec<u32>, Failure> {
     thread::scope(|scope| {
+        let changer = changed.map(|database| {
+            scope.spawn(move || -> Result<(), Failure> {
+                let (connection, end) = (rusqlite::Connection::open(database)?, Instant::now() + time);
+                while Instant::now() < end {
+                    connection.execute("UPDATE products SET stock = stock + 1 WHERE id = 1", [])?;
+                    thread::sleep(Duration::from_secs(1).min(end.saturating_duration_since(Instant::now())));
+                }
+                Ok(())
+            })
+        });
         let workers: Vec<_> = (0..clients)
             .map(|number| {
                 scope.spawn(move || client(address, page, number * page.paths.len() / clients, time))
@@ -207,6 +229,9 @@ fn load(address: &str, page: &Page, clients: usize, time: Duration) -> Result<Ve
         let mut all = Vec::new();
         for worker in workers {
             all.extend(worker.join().map_err(|_| "a client panicked")??);
+        }
+        if let Some(changer) = changer {
+            changer.join().map_err(|_| "the thread that changes the database panicked")??;
         }
         Ok(all)
     })

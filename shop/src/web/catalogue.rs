@@ -10,15 +10,15 @@ use axum::routing::{get, post};
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::Shop;
+use super::cards::{Shelved, shelf};
 use super::error::PageError;
 use super::form::CheckedForm;
 use super::visit::{Visit, is_pincode};
-use crate::cart::{Cart, MAX_QUANTITY};
 use crate::db::delivery::{self, DELIVERY_PAISE, FREE_FROM_PAISE};
-use crate::db::products::{self, Product, Sort};
+use crate::db::products::{self, Sort};
 use crate::db::{images, search};
 
 /// The longest search that is looked for, in characters.
@@ -33,43 +33,25 @@ pub(crate) fn routes() -> Router<Arc<Shop>> {
         .route("/pincode", post(pincode))
 }
 
-/// A product on a shelf, with how much of it is in the visitor's basket.
-#[derive(Serialize)]
-struct Shelved {
-    #[serde(flatten)]
-    product: Product,
-    in_cart: i64,
-    /// One more could be added.
-    can_add: bool,
-}
-
-fn shelve(cart: &Cart, products: Vec<Product>) -> Serde<Vec<Shelved>> {
-    let shelved = products.into_iter().map(|product| {
-        let in_cart = cart.quantity(product.id);
-        Shelved { can_add: in_cart < product.stock.min(MAX_QUANTITY), in_cart, product }
-    });
-    Serde(shelved.collect())
-}
-
 /// A page of the catalogue: a kept one if nothing in the database has changed since it was made.
 fn page(
     visit: &Visit,
     address: &str,
     template: &str,
-    values: impl FnOnce(&Visit, &Connection) -> Result<Value, PageError>,
+    values: impl FnOnce(&Visit, Option<i64>, &Connection) -> Result<Value, PageError>,
 ) -> Result<Response, PageError> {
     let shop = &visit.shop;
     // Read before the page is made: should something change meanwhile, the page is too old already.
-    let version = if visit.is_like_any_other() { shop.store.version() } else { None };
-    let Some(version) = version else {
-        let values = shop.store.read_here(|connection| values(visit, connection))?;
+    let version = shop.store.version();
+    let Some(version) = version.filter(|_| visit.is_like_any_other()) else {
+        let values = shop.store.read_here(|connection| values(visit, version, connection))?;
         return visit.page(StatusCode::OK, template, values);
     };
     let html = match shop.kept.find(address, version, || visit.csrf()) {
         Some(html) => html,
         None => {
             let many = visit.of_many();
-            let values = shop.store.read_here(|connection| values(&many, connection))?;
+            let values = shop.store.read_here(|connection| values(&many, Some(version), connection))?;
             let html = many.text_of_page(template, values)?;
             shop.kept.keep(address, version, &html, || visit.csrf())
         }
@@ -80,9 +62,9 @@ fn page(
 }
 
 async fn home(visit: Visit) -> Result<Response, PageError> {
-    page(&visit, "/", "home.html", |visit, connection| {
+    page(&visit, "/", "home.html", |visit, version, connection| {
         Ok(context! {
-            products => shelve(&visit.cart, products::featured(connection)?),
+            shelf => shelf(visit, version, "/", products::featured(connection)?)?,
             categories => Serde(products::categories(connection)?),
             regions => Serde(delivery::served(connection)?),
             free_delivery_from => FREE_FROM_PAISE,
@@ -106,18 +88,20 @@ async fn list(
     visit: Visit,
     query: Result<Query<Shelf>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, PageError> {
-    let Query(shelf) = query.map_err(|_| PageError::BadRequest("the address could not be read"))?;
-    let sort = Sort::named(&shelf.sort).ok_or(PageError::BadRequest("products cannot be sorted that way"))?;
-    let number = page_number(&shelf.page)?;
-    if !shelf.category.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    let Query(wanted) = query.map_err(|_| PageError::BadRequest("the address could not be read"))?;
+    let sort =
+        Sort::named(&wanted.sort).ok_or(PageError::BadRequest("products cannot be sorted that way"))?;
+    let number = page_number(&wanted.page)?;
+    if !wanted.category.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Err(PageError::NotFound);
     }
-    let here = format!("/products?category={}&sort={}", shelf.category, shelf.sort);
-    let address = format!("{here}&page={number}");
-    page(&visit, &address, "products.html", |visit, connection| {
+    let list = format!("/products?category={}&sort={}", wanted.category, wanted.sort);
+    let address = format!("{list}&page={number}");
+    let here = if number > 1 { &address } else { &list };
+    page(&visit, &address, "products.html", |visit, version, connection| {
         let categories = products::categories(connection)?;
-        let category = categories.iter().find(|category| category.slug == shelf.category).cloned();
-        if category.is_none() && !shelf.category.is_empty() {
+        let category = categories.iter().find(|category| category.slug == wanted.category).cloned();
+        if category.is_none() && !wanted.category.is_empty() {
             return Err(PageError::NotFound);
         }
         let id = category.as_ref().map(|category| category.id);
@@ -126,15 +110,15 @@ async fn list(
             return Err(PageError::NotFound);
         }
         Ok(context! {
-            products => shelve(&visit.cart, found),
+            shelf => shelf(visit, version, here, found)?,
             categories => Serde(categories),
             category => Serde(category),
             sort => Serde(sort),
             all => all,
             page => number,
             pages => (all + products::PAGE - 1) / products::PAGE,
-            here => if number > 1 { address.clone() } else { here.clone() },
-            list => here.clone(),
+            here => here.as_str(),
+            list => list.as_str(),
         })
     })
 }
@@ -159,10 +143,11 @@ async fn search(
     let query: String = q.trim().chars().take(LONGEST_SEARCH).collect();
     let encoded = percent_encoding::utf8_percent_encode(&query, percent_encoding::NON_ALPHANUMERIC);
     let here = format!("/search?q={encoded}");
-    page(&visit, &here, "search.html", |visit, connection| {
+    page(&visit, &here, "search.html", |visit, version, connection| {
         let found = search::find(connection, &query)?;
         Ok(context! {
-            products => shelve(&visit.cart, found.products),
+            found => found.products.len(),
+            shelf => shelf(visit, version, &here, found.products)?,
             instead => found.instead,
             categories => Serde(products::categories(connection)?),
             here => here.clone(),
@@ -174,7 +159,7 @@ async fn search(
 async fn one(visit: Visit, Path(id): Path<String>) -> Result<Response, PageError> {
     let id: i64 = id.parse().map_err(|_| PageError::NotFound)?;
     let here = format!("/product/{id}");
-    page(&visit, &here, "product.html", |visit, connection| {
+    page(&visit, &here, "product.html", |visit, version, connection| {
         let product = products::find(connection, id)?.filter(|product| product.is_active);
         let product = product.ok_or(PageError::NotFound)?;
         let beside = products::beside(connection, &product)?;
@@ -188,8 +173,8 @@ async fn one(visit: Visit, Path(id): Path<String>) -> Result<Response, PageError
         };
         Ok(context! {
             pictures => Serde(images::of(connection, id)?),
-            product => Serde(shelve(&visit.cart, vec![product]).0.pop()),
-            products => shelve(&visit.cart, beside),
+            shelf => shelf(visit, version, &here, beside)?,
+            product => Value::from_object(Shelved::of(visit, product)),
             region => Serde(region),
             sold_there => sold_there,
             free_delivery_from => FREE_FROM_PAISE,

@@ -2,6 +2,7 @@
 
 mod account;
 mod admin;
+pub(crate) mod cards;
 mod cart;
 mod catalogue;
 mod checkout;
@@ -53,6 +54,10 @@ pub(crate) struct Shop {
     pub(crate) pace: Pace,
     /// Pages that are the same for many visitors.
     pub(crate) kept: kept::Kept,
+    /// Parts of pages that are the same for many visitors.
+    pub(crate) cards: cards::Cards,
+    /// Who sells, as pages show it.
+    pub(crate) seller: minijinja::Value,
     pub(crate) numbers: metrics::Numbers,
     /// Each password hash takes 19 MiB: this many at once.
     pub(crate) hashing: tokio::sync::Semaphore,
@@ -69,11 +74,13 @@ impl Shop {
             cashier,
             pages: Pages::read(&settings.home)?,
             signer: Signer::new(secret),
-            settings,
             throttle: Throttle::default(),
             pace: Pace::default(),
             kept: kept::Kept::default(),
+            cards: cards::Cards::default(),
+            seller: minijinja::Value::from(minijinja::value::Serde(&settings.seller)),
             numbers: metrics::Numbers::default(),
+            settings,
             hashing: tokio::sync::Semaphore::new(2),
             unpacking: tokio::sync::Semaphore::new(1),
         })

@@ -48,7 +48,7 @@ struct Asset {
 #[derive(Debug)]
 pub(crate) struct Pages {
     templates: Environment<'static>,
-    assets: Arc<HashMap<String, Asset>>,
+    assets: HashMap<String, Asset>,
 }
 
 impl Pages {
@@ -77,27 +77,25 @@ impl Pages {
             let kind = kind_of(&name);
             assets.insert(name, Asset { bytes, kind, etag });
         }
-        let assets = Arc::new(assets);
-        let known = assets.clone();
-        templates.add_function("asset", move |name: &str| match known.get(name) {
-            // The content's hash in the address: browsers keep it for a year and still see every change.
-            Some(asset) => {
-                // A file's own name and hexadecimal digits: nothing in it to escape.
-                Ok(Value::from_safe_string(format!("/static/{name}?v={}", asset.etag.trim_matches('"'))))
-            }
-            None => Err(minijinja::Error::new(
-                minijinja::ErrorKind::InvalidOperation,
-                format!("there is no static file {name}"),
-            )),
+        // The content's hash in the address: browsers keep it for a year and still see every change. A file's own
+        // name and hexadecimal digits: nothing in it to escape. Made once: a page has dozens of them.
+        let address = |(name, asset): (&String, &Asset)| {
+            let address = format!("/static/{name}?v={}", asset.etag.trim_matches('"'));
+            (name.clone(), Value::from_safe_string(address))
+        };
+        let addresses: HashMap<String, Value> = assets.iter().map(address).collect();
+        let icon = |name: &String| name.strip_prefix("icons/")?.strip_suffix(".svg").map(str::to_owned);
+        let icons: HashMap<String, Value> =
+            addresses.iter().filter_map(|(name, address)| Some((icon(name)?, address.clone()))).collect();
+        templates.add_function("asset", move |name: &str| {
+            addresses.get(name).cloned().ok_or_else(|| {
+                let what = format!("there is no static file {name}");
+                minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what)
+            })
         });
-        let known = assets.clone();
-        templates.add_function("icon", move |category: &str| {
-            // A category that the grocer made has no picture of its own.
-            let own = format!("icons/{category}.svg");
-            let name = if known.contains_key(&own) { own } else { "icons/basket-full.svg".to_owned() };
-            let etag = known.get(&name).map(|asset| asset.etag.trim_matches('"')).unwrap_or_default();
-            Value::from_safe_string(format!("/static/{name}?v={etag}"))
-        });
+        // A category that the grocer made has no picture of its own.
+        let any = icons.get("basket-full").cloned().unwrap_or_default();
+        templates.add_function("icon", move |category: &str| icons.get(category).unwrap_or(&any).clone());
         for (name, bytes) in files_below(&home.join("templates"))? {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             templates

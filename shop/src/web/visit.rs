@@ -147,7 +147,7 @@ impl Visit {
             release => self.shop.settings.release.as_str(),
             query => "",
             pincode => self.pincode.as_deref().unwrap_or_default(),
-            seller => minijinja::value::Serde(&self.shop.settings.seller),
+            seller => self.shop.seller.clone(),
             pays_online => self.shop.settings.payments.gateway.is_some(),
         };
         let html = self.shop.pages.render(template, context! { ..values, ..every })?;
@@ -164,7 +164,7 @@ impl Visit {
             release => self.shop.settings.release.as_str(),
             query => "",
             pincode => "",
-            seller => minijinja::value::Serde(&self.shop.settings.seller),
+            seller => self.shop.seller.clone(),
             pays_online => self.shop.settings.payments.gateway.is_some(),
         };
         self.shop.pages.render(template, context! { ..values, ..every })

@@ -258,3 +258,100 @@ fn a_kept_page_is_never_an_old_one_nor_somebody_else_s() {
     server.browser().buy(1, 3, &key(1));
     assert!(one.get("/product/1").body.contains("Sold out"));
 }
+
+/// The cards of goods are kept too, for visitors with a basket as well.
+#[test]
+fn a_kept_card_is_never_an_old_one() {
+    let shop = Sandbox::seeded();
+    shop.make_admin();
+    let server = shop.serve();
+    let (mut new, mut basket) = (server.browser(), server.browser());
+    basket.add(2, 1);
+    let paths = ["/products", "/search?q=tomato", "/product/2"];
+    // Product 1 stands on the shelf below product 2 when nothing follows it.
+    shop.execute("UPDATE products SET is_active = 0 WHERE category_id = 1 AND id > 3");
+    let card = |page: &str| {
+        let card = page.split("<li class=\"card\" id=\"p1\">").nth(1).unwrap_or_else(|| panic!("{page}"));
+        card.split("</li>").next().unwrap().to_owned()
+    };
+    let mut all_show = |what: &str| {
+        for path in paths {
+            for browser in [&mut new, &mut basket] {
+                let first = card(&browser.get(path).body);
+                let again = card(&browser.get(path).body);
+                assert!(first.contains(what) && again.contains(what), "{path}: no {what} in {first} {again}");
+            }
+        }
+    };
+    all_show("₹24");
+    // Another process, as a migration does.
+    shop.execute("UPDATE products SET price_paise = 2300 WHERE id = 1");
+    all_show("₹23");
+    shop.execute(
+        "ALTER TABLE products ADD COLUMN note TEXT; UPDATE products SET pack_size = 'half a sack' WHERE id = 1",
+    );
+    all_show("half a sack");
+    // This process: an order that takes the last ones.
+    shop.execute("UPDATE products SET stock = 3 WHERE id = 1");
+    all_show("Add<span");
+    server.browser().buy(1, 3, &key(1));
+    all_show("Sold out");
+    shop.execute(
+        "UPDATE categories SET slug = 'greens' WHERE id = (SELECT category_id FROM products WHERE id = 1)",
+    );
+    all_show("picture greens");
+}
+
+#[test]
+fn a_kept_card_has_nothing_of_the_visitor_it_was_made_for() {
+    let shop = Sandbox::seeded();
+    let server = shop.serve();
+    for path in ["/", "/products", "/product/3", "/search?q=tomato", "/search?q=%3Cb%3E+tomato"] {
+        let (mut basket, mut other, mut new) = (server.browser(), server.browser(), server.browser());
+        basket.add(1, 3);
+        basket.post("/pincode", &[("pincode", "560004")]);
+        other.add(2, 1);
+        let mine = basket.get(path);
+        let others = other.get(path);
+        let news = new.get(path);
+        let token = |page: &crate::browser::Page| page.field("csrf");
+        assert!(token(&mine) != token(&others) && token(&others) != token(&news), "{path}");
+        for (page, whose) in [(&mine, "mine"), (&others, "the other's"), (&news, "a new one's")] {
+            // One token on the whole page: the visitor's own.
+            let own = token(page);
+            assert!(
+                page.body.split("name=\"csrf\" value=\"").skip(1).all(|rest| rest.starts_with(&own)),
+                "{path} {whose}"
+            );
+        }
+        let in_basket = |page: &str| page.matches("class=\"in-cart\"").count();
+        let shows = |page: &str, id: u32| page.contains(&format!("id=\"p{id}\""));
+        assert_eq!(in_basket(&mine.body), usize::from(shows(&mine.body, 1)), "{path}");
+        assert_eq!(in_basket(&others.body), usize::from(shows(&others.body, 2)), "{path}");
+        assert_eq!(in_basket(&news.body), 0, "{path}");
+        assert!(!others.body.contains("560004") && !news.body.contains("560004"), "{path}");
+    }
+}
+
+#[test]
+fn a_kept_card_leads_back_to_the_page_it_is_on() {
+    let shop = Sandbox::seeded();
+    let server = shop.serve();
+    let mut guest = server.browser();
+    guest.add(30, 1);
+    for path in ["/", "/products?category=&sort=name", "/search?q=tomato%20hybrid"] {
+        let page = guest.get(path).body;
+        let cards: Vec<_> = page.split("<li class=\"card\" id=\"p").skip(1).collect();
+        assert!(!cards.is_empty(), "{path}");
+        for card in cards {
+            let id = card.split('"').next().unwrap();
+            let Some(back) = card.split("name=\"back\" value=\"").nth(1) else {
+                assert!(card.contains("Sold out"), "{path}: {card}");
+                continue;
+            };
+            let back = back.split('"').next().unwrap();
+            let back = back.replace("&#x2f;", "/").replace("&amp;", "&");
+            assert_eq!(back, format!("{path}#p{id}"));
+        }
+    }
+}
