@@ -630,7 +630,7 @@ impl<'a> Engine<'a> {
     fn serving(&self, release: Option<&ReleaseId>) -> String {
         match release {
             Some(id) => format!("Release {id} serves."),
-            None => "There is no release yet; the front door answers 503.".to_owned(),
+            None => "There is no release yet; nobody is let in.".to_owned(),
         }
     }
 

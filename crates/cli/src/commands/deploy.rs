@@ -2,12 +2,12 @@
 //! run the engine themselves.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use plimsoll_core::report::{self, Plan};
-use plimsoll_proxy::control::{self, Client, ControlError};
+use plimsoll_proxy::control::{self, Client, ControlError, Writer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -188,12 +188,13 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
     };
     let text = |value: &Request| serde_json::to_value(value).map_err(|e| lost(e.to_string()));
     client.send(&text(request)?).map_err(|e| lost(e.to_string()))?;
-    let mut writer = client.writer().map_err(|e| lost(e.to_string()))?;
-    let (words, said) = mpsc::channel::<Word>();
-    let stopping = words.clone();
+    let writer = client.writer().map_err(|e| lost(e.to_string()))?;
+    let writer = Arc::new(Mutex::new(writer));
     let (hear, heard) = mpsc::channel();
+    let stopping = Arc::clone(&writer);
+    // Sent before it is said, and before a second signal can end this command.
     let asking = on_signal(hear.clone(), move |why| {
-        let _ = stopping.send(Word::Stop { why: why.to_owned() });
+        let _ = say(&stopping, &Word::Stop { why: why.to_owned() });
     })?;
     thread::spawn(move || {
         for line in client {
@@ -202,14 +203,6 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
             }
         }
         let _ = hear.send(Heard::Line(None));
-    });
-    thread::spawn(move || {
-        for word in said {
-            let Ok(value) = serde_json::to_value(&word) else { continue };
-            if writer.send(&value).is_err() {
-                break;
-            }
-        }
     });
     let left = || {
         Error::new(Kind::Unresolved, "this command was left before the run ended")
@@ -225,11 +218,11 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
             .map_err(|e| lost(format!("it answered something unknown ({e}); is it of another version?")))?;
         if let Reply::Ask { question } = &reply {
             // In a thread of its own: somebody may answer on the page meanwhile, and the run goes on.
-            let (ui, question, words) = (Arc::clone(ui), question.clone(), words.clone());
+            let (ui, question, writer) = (Arc::clone(ui), question.clone(), Arc::clone(&writer));
             let asking = Arc::clone(&asking);
             thread::spawn(move || {
                 let yes = answer(&ui, &question, &asking);
-                let _ = words.send(Word::Answer { yes });
+                let _ = say(&writer, &Word::Answer { yes });
             });
         } else {
             // Whoever was asked has answered, or somebody else has.
@@ -240,6 +233,12 @@ fn remote(mut client: Client, request: &Request, ui: &Arc<Ui>, follow: &mut Foll
         }
     }
     Err(lost("the connection ended before the run did".to_owned()))
+}
+
+/// Says a word to `serve`.
+fn say(writer: &Mutex<Writer>, word: &Word) -> Result<(), String> {
+    let value = serde_json::to_value(word).map_err(|e| e.to_string())?;
+    writer.lock().unwrap_or_else(PoisonError::into_inner).send(&value).map_err(|e| e.to_string())
 }
 
 /// The next line of the run; `None` when there are no more. The first wish to stop is confirmed, the second ends this with `left`.
@@ -266,14 +265,14 @@ fn local(config: &Config, request: Request, ui: &Ui, follow: &mut Follow<'_>) ->
     let at_prompt = on_signal(send.clone(), move |why| wish.ask(why))?;
     let (answer, answers) = mpsc::channel::<bool>();
     let ended = Ended(send.clone());
-    let sender = std::sync::Mutex::new(send);
+    let sender = Mutex::new(send);
     let show: Show = Arc::new(move |reply| {
         if let Ok(sender) = sender.lock() {
             let _ = sender.send(Heard::Line(Some(reply.clone())));
         }
     });
     let asking = Arc::clone(&show);
-    let answers = std::sync::Mutex::new(answers);
+    let answers = Mutex::new(answers);
     let ask: Ask = Arc::new(move |question| {
         asking(&Reply::Ask { question: question.to_owned() });
         let yes = answers.lock().ok().and_then(|answers| answers.recv().ok())?;
