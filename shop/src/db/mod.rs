@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::Semaphore;
 
@@ -217,6 +218,9 @@ fn open_reader(path: &Path) -> Result<Connection> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.set_prepared_statement_cache_capacity(64);
+        // Without it SQLite, built with STAT4, plans a kept statement anew for each value that is bound to it: 38 %
+        // of a product page's time.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         // GET pages use these connections only: a page that tries to write fails instead of writing.
         search::open_terms(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
