@@ -119,7 +119,17 @@ fn switch(plan: &Plan, release: &ReleaseId, ui: &Ui) -> Result<(), Error> {
             ui.warn(&format!("{}: {}", error.what, error.why));
         }
     }
-    record.finish(plan)?;
+    record.finish(plan).map_err(|error| {
+        error
+            .state(format!(
+                "{release} is live at {} with all its data; only the note of the adoption is incomplete",
+                plan.listen
+            ))
+            .next(format!(
+                "plimsoll -C {root} status; to take it back: plimsoll -C {root} adopt --undo",
+                root = plan.root.display()
+            ))
+    })?;
     if ui.is_json() {
         ui.object(&json!({
             "event": "adopted", "release": release.0, "root": plan.root, "gap_ms": gap.as_millis() as u64,
