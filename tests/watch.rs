@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plimsoll_testkit::soak::rounds;
-use plimsoll_testkit::{Buyers, Sandbox, Serve, shop, wait};
+use plimsoll_testkit::{Buyers, Sandbox, Serve, SystemdBox, fault, shop, wait};
 
 use crate::people::deploying_on_a_terminal;
 use crate::production::{ending, settled, until_step};
@@ -76,6 +76,31 @@ fn a_release_that_is_ten_times_slower_is_taken_back() {
 #[test]
 fn a_release_that_logs_errors_and_answers_200_is_taken_back() {
     noticed_and_taken_back("", r#"{ "log_errors": true }"#, "new errors in the log");
+}
+
+#[test]
+fn errors_in_the_journal_of_a_unit_are_noticed_too() {
+    let mut sandbox = Sandbox::new();
+    sandbox.configure("watch.errors_for = '25s'\nwatch.every = '300ms'\nlog = [{ unit = 'till.service' }]");
+    let inside = match SystemdBox::start(&sandbox) {
+        Ok(inside) => inside,
+        Err(why) => return fault::skipped("errors in the journal of a unit", &why),
+    };
+    inside.plimsoll(&["install", "--yes", "--start"]).exits(0);
+    inside.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0);
+    let good = sandbox.current();
+    let buyers = Buyers::start(sandbox.port, 4);
+    buyers.place(40);
+    sandbox.release("{}", &[]);
+    let program = plimsoll_testkit::binary("plimsoll").display().to_string();
+    let mut deploying = inside.spawn(&[&program, "deploy", "--yes"]);
+    until_step(&sandbox, 2, "watch");
+    let till = "while :; do echo 'ERROR: the till is stuck'; sleep 0.1; done";
+    inside.run(&["systemd-run", "--unit=till", "sh", "-c", till]).exits(0);
+    assert_eq!(deploying.wait().unwrap().code(), Some(6));
+    assert_eq!(sandbox.current(), good);
+    inside.plimsoll(&["show", "2"]).exits(0).says("the till is stuck");
+    buyers.stop().unharmed(&sandbox.database());
 }
 
 #[test]
