@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plimsoll_testkit::soak::rounds;
-use plimsoll_testkit::{Buyers, Sandbox, Serve, SystemdBox, fault, shop, wait};
+use plimsoll_testkit::{Buyers, Sandbox, Serve, SystemdBox, fault, http, shop, wait};
 
 use crate::people::deploying_on_a_terminal;
 use crate::production::{ending, settled, until_step};
@@ -273,6 +273,33 @@ fn spot_checks_and_the_first_hour_survive_a_reboot() {
     let report = sandbox.read("runs/000001/report.md");
     assert!(report.contains("Spot check after 9s"), "{report}");
     drop(serve);
+}
+
+#[test]
+fn a_machine_that_rebooted_goes_on_with_the_spot_checks() {
+    let mut sandbox = Sandbox::new();
+    sandbox.configure(&format!(
+        "{COUNTS}\nwatch.errors_for = '1s'\nwatch.every = '200ms'\nwatch.closely_for = '3s'\nwatch.spots = ['1s', '6s', '30m']"
+    ));
+    let mut inside = match SystemdBox::start(&sandbox) {
+        Ok(inside) => inside,
+        Err(why) => return fault::skipped("spot checks after a reboot", &why),
+    };
+    inside.plimsoll(&["install", "--yes", "--start"]).exits(0);
+    inside.plimsoll(&["deploy", "--yes", "--no-watch"]).exits(0);
+    let spots = || events(&sandbox, 1, "spot-checked");
+    wait::until("the first spot check", Duration::from_secs(40), || spots().len() == 1);
+    inside.reboot();
+    // The socket is open; whoever comes first starts what is behind it.
+    wait::until("it serves again", Duration::from_secs(40), || {
+        http::get(sandbox.port, "/").is_ok_and(|answer| answer.status() == Some(200))
+    });
+    wait::until("the next spot check", Duration::from_secs(40), || spots().len() == 2);
+    let due: Vec<u64> = spots().iter().map(|spot| spot["spot_ms"].as_u64().unwrap()).collect();
+    assert_eq!(due, [1_000, 6_000], "each once, the 30 minutes not yet");
+    assert_eq!(spots()[1]["check"]["verdict"], "pass", "{}", spots()[1]);
+    inside.plimsoll(&["watch"]).exits(0).says("spot check after 30m is to come");
+    settled(&sandbox);
 }
 
 #[test]
