@@ -74,7 +74,10 @@ impl Renewal {
     /// Becomes the new program, which gets the listener and the connections. Returns only when that fails.
     pub(crate) fn begin(&self, listener: Option<&TcpListener>, clients: &[OwnedFd]) -> Error {
         let failed = |why: String| {
-            Error::failed("`plimsoll serve` could not be renewed and ends").why(why).next("plimsoll serve")
+            Error::failed("`plimsoll serve` could not be renewed and ends")
+                .why(why)
+                .state("the data is untouched and the app runs on, but nobody reaches it until `plimsoll serve` runs again")
+                .next("plimsoll serve; under systemd it is started by itself, see: systemctl status")
         };
         let Some(program) = &self.program else { return failed("its own path is not known".to_owned()) };
         let mut command = Command::new(program);
