@@ -90,7 +90,7 @@ pub(crate) async fn serve(
         let began = Instant::now();
         let sent = send(&door, &claim, request, &mut app_down_since).await;
         if claim.waited {
-            door.gate.release(1);
+            door.gate.answered();
         }
         match sent {
             Sent::Unsent(back) => request = back,

@@ -12,11 +12,14 @@ use crate::page::Page;
 use crate::target::{Backend, Claim, Target};
 use crate::traffic::Traffic;
 
-/// So many released requests are at the app before the first answers; all at once would overrun its listen backlog,
-/// and a dropped connection attempt is repeated only after a second.
-const RELEASE_WINDOW: usize = 32;
-/// And so many more each time this has passed, so that slow answers do not keep the others waiting.
+/// So many released requests are at the app at once, each answer making room for the next. All at once would overrun its
+/// listen backlog, and an app that does one thing at a time (SQLite has one writer) would do them in any order: those
+/// that have waited longest would wait longest yet.
+const RELEASE_WINDOW: usize = 16;
+/// When no answer has come for so long, the app is slow and not full, so more are let go.
 const RELEASE_EVERY: Duration = Duration::from_millis(10);
+/// So many more.
+const RELEASE_MORE: usize = 32;
 
 /// What the gate does with a new request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ struct State {
     parked_bytes: usize,
     arrivals: u64,
     releasing: bool,
+    /// Released requests whose answers have begun.
+    answered: u64,
 }
 
 struct Parked {
@@ -103,6 +108,7 @@ impl Gate {
                 parked_bytes: 0,
                 arrivals: 0,
                 releasing: false,
+                answered: 0,
             }),
             deadline: Notify::new(),
         }));
@@ -209,8 +215,14 @@ impl Gate {
         }
     }
 
+    /// A request that had waited is answered: the next one may go.
+    pub(crate) fn answered(&self) {
+        self.state().answered += 1;
+        self.release(1);
+    }
+
     /// Lets up to `count` waiting requests go, if the gate is open.
-    pub(crate) fn release(&self, count: usize) {
+    fn release(&self, count: usize) {
         let mut going = Vec::new();
         let mut state = self.state();
         if state.gate == GateState::Open {
@@ -323,9 +335,14 @@ async fn keep_deadline(gate: Gate) {
 }
 
 async fn release_rest(gate: Gate) {
+    let mut answered = gate.state().answered;
     loop {
         tokio::time::sleep(RELEASE_EVERY).await;
-        gate.release(RELEASE_WINDOW);
+        let now = gate.state().answered;
+        if now == answered {
+            gate.release(RELEASE_MORE);
+        }
+        answered = now;
         let mut state = gate.state();
         if state.parked.is_empty() || state.gate != GateState::Open {
             state.releasing = false;
@@ -338,6 +355,7 @@ async fn release_rest(gate: Gate) {
 mod tests {
     use std::io::Write;
     use std::net::Shutdown;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::thread;
 
     use super::*;
@@ -430,10 +448,52 @@ mod tests {
         }
         for waiting in &mut waiting[RELEASE_WINDOW..] {
             assert!(!decided(waiting), "{} is out of turn", waiting.arrival);
-            gate.release(1);
+            gate.answered();
             assert!(decided(waiting), "it was the turn of {}", waiting.arrival);
         }
         assert!(matches!(gate.admit(100), Admission::Decided(Verdict::Go(_))), "nobody waits any more");
+    }
+
+    /// How many requests are at the app at most, and how long 300 that waited take from the opening on, when each
+    /// takes `each` and the app does them one at a time, or all at once.
+    fn wave(one_at_a_time: bool, each: Duration) -> (usize, Duration) {
+        let (inside, most, turn) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Mutex::new(()));
+        let (now, highest) = (Arc::clone(&inside), Arc::clone(&most));
+        let app = App::start(move |_, stream| {
+            highest.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            let turn = one_at_a_time.then(|| turn.lock().unwrap());
+            thread::sleep(each);
+            drop(turn);
+            now.fetch_sub(1, SeqCst);
+            reply(stream, "ok")
+        });
+        let door = door_to(&app);
+        door.gate().hold(soon());
+        let mut streams: Vec<_> = (0..300).map(|_| open(door.local_addr())).collect();
+        for stream in &mut streams {
+            send(stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx");
+        }
+        parked(&door, 300);
+        let opened = Instant::now();
+        door.gate().open();
+        for stream in &mut streams {
+            assert_eq!(receive(stream).unwrap().status, 200);
+        }
+        (most.load(SeqCst), opened.elapsed())
+    }
+
+    #[test]
+    fn those_who_waited_longest_were_done_last_by_an_app_that_does_one_thing_at_a_time() {
+        let (at_once, _) = wave(true, Duration::from_millis(2));
+        // A pause of the machine lets a few more in; all of them came in before.
+        assert!(at_once < 200, "{at_once} of 300 were at the app at once, and it does them in any order");
+    }
+
+    #[test]
+    fn slow_answers_do_not_keep_the_others_waiting() {
+        let (_, took) = wave(false, Duration::from_millis(400));
+        assert!(took < Duration::from_millis(4_000), "one window after the other would take 7.5 s: {took:?}");
     }
 
     #[test]
