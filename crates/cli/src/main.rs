@@ -33,6 +33,7 @@ use std::sync::Arc;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    renewal::hear_early();
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => return ui::Ui::new(false, false).clap(&error).into(),

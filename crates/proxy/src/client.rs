@@ -5,11 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::HeaderValue;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -26,16 +27,28 @@ pub(crate) struct Client {
     /// The client is on this machine and may speak for others.
     pub(crate) loopback: bool,
     unread_body: AtomicBool,
+    /// A request has been made of what came.
+    asked: AtomicBool,
     /// Requests that were begun and whose answers are not yet written.
     inside: AtomicUsize,
-    /// Something came that no request was made of yet: a part of a head.
-    heard: AtomicBool,
     /// Written, and not yet taken by the client's side.
     unsent: AtomicBool,
     /// The connection goes on in another process: it is not to be shut down.
     leaving: AtomicBool,
+    /// What an earlier process has read of it and not used, to be read first.
+    read_before: Mutex<Bytes>,
+    has_read_before: AtomicBool,
     /// How long it may take to read or write the next piece.
     pub(crate) stall_timeout: Duration,
+}
+
+/// A client's connection on which nothing is asked, for the next process.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// What was read from it and not used: the beginning of a request.
+    pub read: Vec<u8>,
 }
 
 /// One request, until its answer is written.
@@ -65,19 +78,35 @@ impl Client {
             ip: text,
             loopback: ip.is_loopback(),
             unread_body: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             inside: AtomicUsize::new(0),
-            heard: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            read_before: Mutex::default(),
+            has_read_before: AtomicBool::new(false),
             stall_timeout,
         })
     }
 
+    /// The same, of which an earlier process has read this.
+    pub(crate) fn having_sent(mut self, read: Vec<u8>) -> Client {
+        self.has_read_before = AtomicBool::new(!read.is_empty());
+        self.read_before = Mutex::new(read.into());
+        self
+    }
+
     /// A request is begun.
     pub(crate) fn asks(self: &Arc<Client>) -> Inside {
-        self.heard.store(false, Relaxed);
+        // The body of the one before has been read to its end, else this would not be one.
+        self.unread_body.store(false, Relaxed);
+        self.asked.store(true, Relaxed);
         self.inside.fetch_add(1, Relaxed);
         Inside(Arc::clone(self))
+    }
+
+    /// Whether it has asked anything of this process.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.asked.load(Relaxed)
     }
 
     /// Whether a request is going on.
@@ -85,9 +114,9 @@ impl Client {
         self.inside.load(Relaxed) > 0
     }
 
-    /// Whether all that it asked is answered, and nothing new has come.
+    /// Whether all that it asked is answered, and what comes next on it is a request.
     pub(crate) fn is_between_requests(&self) -> bool {
-        !self.is_inside() && !self.heard.load(Relaxed) && !self.unsent.load(Relaxed)
+        !self.is_inside() && !self.unsent.load(Relaxed) && !self.unread_body.load(Relaxed)
     }
 
     /// From now on the connection is left open when hyper is done with it, or, taken back, closed as ever.
@@ -95,12 +124,25 @@ impl Client {
         self.leaving.store(leaving, Relaxed);
     }
 
-    /// The connection once more, for another process; `None` when what comes next on it is not a request.
-    pub(crate) fn hand_over(&self) -> Option<OwnedFd> {
-        if self.unread_body.load(Relaxed) {
-            return None;
+    /// The connection once more, for another process, with what was `read` from it and not used.
+    pub(crate) fn hand_over(&self, read: &[u8]) -> Option<Kept> {
+        let mut read = read.to_vec();
+        read.extend_from_slice(&self.read_before.lock().unwrap_or_else(PoisonError::into_inner));
+        let socket = self.stream.as_fd().try_clone_to_owned().ok()?;
+        Some(Kept { socket, read })
+    }
+
+    /// Of what an earlier process has read, as much as there is room for; whether that was anything.
+    fn read_before(&self, buf: &mut ReadBuf<'_>) -> bool {
+        if !self.has_read_before.load(Relaxed) {
+            return false;
         }
-        self.stream.as_fd().try_clone_to_owned().ok()
+        let mut before = self.read_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = before.len().min(buf.remaining());
+        let some = before.split_to(size);
+        buf.put_slice(&some);
+        self.has_read_before.store(!before.is_empty(), Relaxed);
+        true
     }
 
     pub(crate) fn io(self: &Arc<Client>) -> Io {
@@ -128,16 +170,14 @@ impl Client {
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let stream = &self.client.stream;
+        if self.client.read_before(buf) {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match read_some(stream, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    if !self.client.is_inside() {
-                        self.client.heard.store(true, Relaxed);
-                    }
-                    return Poll::Ready(result);
-                }
+                result => return Poll::Ready(result),
             }
         }
     }

@@ -189,6 +189,7 @@ fn answer(
     upgrade: Upgrade,
 ) -> Response<ResponseBody> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        connection.becomes_a_tunnel();
         return switch(door, response, claim, upgrade);
     }
     let headers = response.headers_mut();

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -15,11 +16,11 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::body::RequestBody;
+use crate::stream::AppStream;
 use crate::traffic::Traffic;
 
 /// Idle connections kept for each backend. Too few, and each wave of requests opens new ones.
@@ -28,7 +29,7 @@ const MAX_IDLE: usize = 512;
 /// is full (128 in many servers) the kernel drops the next and repeats it after a second.
 const MAX_OPENING: usize = 32;
 /// After this a new connection counts as accepted, though its answer takes longer.
-const OPENING: Duration = Duration::from_millis(10);
+const OPENING: Duration = Duration::from_millis(20);
 /// An idle connection older than this is not used again.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(15);
 /// A listener whose backlog is full drops the first packet, and the kernel repeats it after 1 s, then 2 s.
@@ -67,8 +68,10 @@ struct Inner {
     idle: Condvar,
     /// Wakes requests that wait for the app to listen, when a drain begins.
     draining: Notify,
-    /// Places for new connections; closed by a drain.
-    opening: Arc<Semaphore>,
+    /// New connections that wait for their first answer, with when they were made, the oldest first.
+    opening: Mutex<VecDeque<(u64, Instant)>>,
+    /// One of them has been answered.
+    opened: Notify,
     traffic: Arc<Traffic>,
 }
 
@@ -100,8 +103,9 @@ pub(crate) fn set_worker(number: usize) {
 /// A connection to the app, while it serves one request or is idle.
 pub(crate) struct Connection {
     sender: SendRequest<RequestBody>,
-    /// Until its first answer, or for a moment.
-    opening: Option<OwnedSemaphorePermit>,
+    /// Until its first answer.
+    opening: Option<Opening>,
+    tunnel: Arc<AtomicBool>,
     id: u64,
     generation: u64,
     used: Instant,
@@ -112,6 +116,12 @@ pub(crate) struct Claim {
     backend: Backend,
     /// The request had waited at the door: when its answer comes, the next one may go.
     pub(crate) waited: bool,
+}
+
+/// A place among the new connections. Dropped, it is given to the next.
+struct Opening {
+    backend: Backend,
+    id: u64,
 }
 
 /// Takes a connection's task off the list, however it ends.
@@ -127,7 +137,8 @@ impl Backend {
             state: Mutex::default(),
             idle: Condvar::new(),
             draining: Notify::new(),
-            opening: Arc::new(Semaphore::new(MAX_OPENING)),
+            opening: Mutex::default(),
+            opened: Notify::new(),
             traffic,
         }))
     }
@@ -153,7 +164,7 @@ impl Backend {
             state.streams.iter().filter_map(|id| state.tasks.get(id).cloned().flatten()).collect();
         drop(state);
         drop(pools);
-        self.0.opening.close();
+        self.0.opened.notify_waiters();
         self.0.draining.notify_waiters();
         for stream in &streams {
             stream.abort();
@@ -241,6 +252,33 @@ impl Backend {
         state.next_id += 1;
         state.next_id
     }
+
+    /// Waits for a place among the new connections. One that has waited for its answer for long counts no more: the app has
+    /// accepted it. Looked at only when somebody wants its place, so that most connections need no timer.
+    async fn opening(&self) -> io::Result<Opening> {
+        let id = self.next_id();
+        loop {
+            let opened = self.0.opened.notified();
+            if self.state().draining {
+                return Err(io::Error::other("the target is being drained"));
+            }
+            let until = {
+                let mut opening = self.0.opening.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                while opening.front().is_some_and(|(_, since)| *since + OPENING <= now) {
+                    opening.pop_front();
+                }
+                match opening.front() {
+                    Some((_, oldest)) if opening.len() >= MAX_OPENING => *oldest + OPENING,
+                    _ => {
+                        opening.push_back((id, now));
+                        return Ok(Opening { backend: self.clone(), id });
+                    }
+                }
+            };
+            let _ = tokio::time::timeout_at(until.into(), opened).await;
+        }
+    }
 }
 
 impl State {
@@ -271,14 +309,14 @@ impl Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let answer = self.sender.try_send_request(request);
-        let Some(opening) = self.opening.take() else { return answer.await };
-        let mut answer = std::pin::pin!(answer);
-        if let Ok(answer) = tokio::time::timeout(OPENING, answer.as_mut()).await {
-            return answer;
-        }
-        drop(opening);
-        answer.await
+        let answer = self.sender.try_send_request(request).await;
+        self.opening = None;
+        answer
+    }
+
+    /// To be said before it does.
+    pub(crate) fn becomes_a_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
     }
 }
 
@@ -314,23 +352,18 @@ impl Claim {
 
     /// A new connection.
     pub(crate) async fn connect(&self) -> io::Result<Connection> {
-        let opening = Arc::clone(&self.backend.0.opening);
-        let opening =
-            opening.acquire_owned().await.map_err(|_| io::Error::other("the target is being drained"))?;
-        let addr = self.backend.0.target.addr;
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
+        let opening = self.backend.opening().await?;
+        let stream = AppStream::connect(self.backend.0.target.addr, CONNECT_TIMEOUT).await?;
+        let tunnel = stream.tunnel();
         let (sender, driver) =
             http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let id = self.backend.next_id();
+        let id = opening.id;
         let generation = self.backend.state().generation;
         self.backend.spawn(id, false, async move {
             // Its errors reach the request that is on the connection.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, opening: Some(opening), id, generation, used: Instant::now() })
+        Ok(Connection { sender, opening: Some(opening), tunnel, id, generation, used: Instant::now() })
     }
 
     /// Waits for `time`, or less when a drain begins.
@@ -394,6 +427,15 @@ impl Drop for Claim {
         if last {
             self.backend.0.idle.notify_all();
         }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = self.backend.0.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        opening.retain(|(id, _)| *id != self.id);
+        drop(opening);
+        self.backend.0.opened.notify_one();
     }
 }
 

@@ -1,7 +1,7 @@
 //! `plimsoll serve`: the one long-lived process. It owns the lock, the journal, the gate and the app.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,8 +15,8 @@ use plimsoll_host::process::{become_subreaper, reap_orphans};
 use plimsoll_host::release::Releases;
 use plimsoll_host::service::{ProcessService, end_leftovers};
 use plimsoll_proxy::control::{Control, ControlError, Session};
-use plimsoll_proxy::{FrontDoor, GateState, Options, Page};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use plimsoll_proxy::{FrontDoor, GateState, Kept, Options, Page};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::audience::{Ask, Onlooker, Said, Show, StopWish};
@@ -46,12 +46,23 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
 /// The longest wait before the current release is tried again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a run has ended, or a stop is wished.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long a client may take to hear how its run ended.
+const LISTENS: Duration = Duration::from_secs(3);
+/// What ends `serve`.
+const STOPS: [i32; 2] = [SIGINT, SIGTERM];
+
 /// What the threads of `serve` share.
 struct Served {
     station: Station,
     front: Option<Arc<FrontDoor>>,
     /// The app, when it is our child.
     app: Option<ProcessService>,
+    /// Until the current release has been tried for the first time: those who wait at the door wait for that.
+    booting: AtomicBool,
+    /// Clients who are owed an answer.
+    talking: AtomicUsize,
     /// What keeps users out, each a sentence.
     trouble: Mutex<Vec<String>>,
 }
@@ -87,15 +98,25 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let past = front.as_ref().map(|front| past::keep(front, config.watch.errors_for));
     let handles = Handles { past, ..handles };
     let station = Station::new(config, lock, front.clone(), service, handles);
-    let served = Arc::new(Served { station, front, app, trouble: Mutex::default() });
+    let served = Arc::new(Served {
+        station,
+        front,
+        app,
+        booting: AtomicBool::new(true),
+        talking: AtomicUsize::new(0),
+        trouble: Mutex::default(),
+    });
     let control = Control::bind(&station::socket(config)).map_err(control_error)?;
     let renewal = Renewal::new(config);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR2])
-        .map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
+    let mut signals =
+        renewal::signals().map_err(|e| Error::failed("signals cannot be caught").why(e.to_string()))?;
 
     let dashboard = dashboard(&served)?;
     let (booting, said) = (Arc::clone(&served), Arc::clone(ui));
-    thread::spawn(move || booting.boot(ended, &said));
+    thread::spawn(move || {
+        booting.boot(ended, &said);
+        booting.booting.store(false, Ordering::SeqCst);
+    });
     let accepting = Arc::clone(&served);
     thread::spawn(move || {
         while let Ok(session) = control.accept() {
@@ -122,22 +143,20 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
         ui.say(&format!("dashboard on http://{}", dashboard.address()));
     }
     readiness::ready(&where_to);
-    for signal in signals.forever() {
-        match signal {
-            // A terminal that goes away takes nothing with it.
-            SIGHUP => {}
-            SIGUSR2 => {
-                match renewal.possible() {
-                    Ok(()) => {
-                        ui.say("renewing: requests and a run that are going on are finished first; the app runs on");
-                        let _alone = served.station.after_runs();
-                        let clients = served.leave(config);
-                        return Err(renewal.begin(listener.as_ref(), &clients));
-                    }
-                    Err(error) => ui.error(&error),
-                }
+    loop {
+        // SIGHUP is none of these: a terminal that goes away takes nothing with it.
+        let heard: Vec<i32> = signals.wait().collect();
+        if heard.iter().any(|signal| STOPS.contains(signal)) {
+            break;
+        }
+        if heard.contains(&SIGUSR2) {
+            match renewal.possible() {
+                Ok(()) => match renew(&served, &renewal, listener.as_ref(), &mut signals, ui) {
+                    Some(error) => return Err(error),
+                    None => break,
+                },
+                Err(error) => ui.error(&error),
             }
-            _ => break,
         }
     }
     readiness::stopping();
@@ -146,6 +165,33 @@ pub(crate) fn run(config: &Config, ui: &Arc<Ui>) -> Result<(), Error> {
     let result = served.close(config);
     let _ = std::fs::remove_file(station::socket(config));
     result.map_err(failed)
+}
+
+/// Becomes the program of now. Returns why it could not; nothing when it was asked to stop meanwhile, which the new
+/// program would know nothing of.
+fn renew(
+    served: &Served,
+    renewal: &Renewal,
+    listener: Option<&TcpListener>,
+    signals: &mut Signals,
+    ui: &Ui,
+) -> Option<Error> {
+    ui.say("renewing: requests and a run that are going on are finished first; the app runs on");
+    let mut stopped = || signals.pending().any(|signal| STOPS.contains(&signal));
+    let _alone = loop {
+        if stopped() {
+            return None;
+        }
+        if !served.booting.load(Ordering::SeqCst)
+            && let Some(alone) = served.station.unless_running()
+        {
+            break alone;
+        }
+        thread::sleep(GLANCE);
+    };
+    served.until_told();
+    let clients = served.leave();
+    if stopped() { None } else { Some(renewal.begin(listener, &clients)) }
 }
 
 /// The pages, when they are configured.
@@ -278,6 +324,7 @@ impl Served {
                     }
                 }
             }
+            self.booting.store(false, Ordering::SeqCst);
             thread::sleep(wait);
             wait = (wait * 2).min(LONGEST_WAIT);
         }
@@ -322,9 +369,17 @@ impl Served {
         status
     }
 
+    /// Waits until every client has heard how its run ended; one that does not listen is not waited for.
+    fn until_told(&self) {
+        let until = Instant::now() + LISTENS;
+        while self.talking.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            thread::sleep(GLANCE);
+        }
+    }
+
     /// Requests are finished; the app is left as it is, and so are connections on which nothing is asked: they are given.
-    fn leave(&self, config: &Config) -> Vec<OwnedFd> {
-        let grace = config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain);
+    fn leave(&self) -> Vec<Kept> {
+        let grace = self.station.config().front.as_ref().map_or(Duration::from_secs(5), |front| front.drain);
         let clients = self.front.as_ref().map_or_else(Vec::new, |front| front.hand_over(grace));
         if let Some(app) = &self.app {
             app.unsupervise();
@@ -336,6 +391,7 @@ impl Served {
     fn close(&self, config: &Config) -> Result<(), Failure> {
         self.station.stop_run("`plimsoll serve` is stopping");
         let _alone = self.station.after_runs();
+        self.until_told();
         if let Some(front) = &self.front {
             let grace = config.front.as_ref().map_or(Duration::from_secs(5), |front| front.drain);
             front.shutdown(grace);
@@ -395,6 +451,7 @@ fn converse(served: &Served, mut session: Session) {
             return;
         }
     };
+    served.talking.fetch_add(1, Ordering::SeqCst);
     // A client that reads slowly, or is stopped, must not hold up a run: a thread of its own writes to it.
     let (replies, queue) = mpsc::channel::<Reply>();
     let writing = thread::spawn(move || {
@@ -430,6 +487,7 @@ fn converse(served: &Served, mut session: Session) {
     show(&outcome);
     drop(show);
     let _ = writing.join();
+    served.talking.fetch_sub(1, Ordering::SeqCst);
 }
 
 fn showing(replies: Sender<Reply>) -> Show {

@@ -200,6 +200,15 @@ impl Station {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, when no run is going on now.
+    pub(crate) fn unless_running(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.engine.try_lock() {
+            Ok(alone) => Some(alone),
+            Err(TryLockError::Poisoned(alone)) => Some(alone.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// The first thing that a fresh owner does, before anybody is let in: resolves a run that its predecessor left
     /// open; `ended` is what was still running and has been ended.
     ///
