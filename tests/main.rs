@@ -41,3 +41,4 @@ mod systemd;
 mod tidy;
 mod verify;
 mod watch;
+mod websockets;

@@ -19,6 +19,7 @@ pub mod shop;
 pub mod soak;
 mod systemd_box;
 pub mod wait;
+pub mod websocket;
 
 pub use browser::Browser;
 pub use buyers::Buyers;

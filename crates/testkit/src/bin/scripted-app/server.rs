@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use plimsoll_testkit::http::Message;
+use plimsoll_testkit::websocket::WebSocket;
 
 use crate::script::{Checkout, Health, Script};
 use crate::store::{Failure, Store};
@@ -89,6 +90,9 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         if !reader.buffer().is_empty() || wait_for_bytes(reader.get_ref(), shared)? {
             let Some(request) = Message::read_request(&mut reader)? else { return Ok(()) };
+            if let Some(socket) = WebSocket::accept(&request, reader.get_ref())? {
+                return live(socket, reader.get_ref(), shared);
+            }
             let closing = request.is_last();
             let last = shared.stopping.load(Ordering::SeqCst) || closing;
             writer.write_all(&answer(&request, shared, last))?;
@@ -99,6 +103,16 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Each message is the reference of an order, and is answered with its number once it is on the disk.
+fn live(mut socket: WebSocket, stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+    while wait_for_bytes(stream, shared)? {
+        let Some(reference) = socket.receive()? else { return Ok(()) };
+        let number = shared.store.order("1", "1", &reference).map_err(io::Error::other)?;
+        socket.send(&number.to_string())?;
+    }
+    Ok(())
 }
 
 /// Whether a request begins; `false` when the connection ended or the app stops.
