@@ -38,6 +38,7 @@ mod strangers;
 mod supervisor;
 mod survives;
 mod systemd;
+mod systemd_user;
 mod tidy;
 mod verify;
 mod watch;

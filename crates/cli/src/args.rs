@@ -341,6 +341,9 @@ pub(crate) struct InstallArgs {
     /// Write a supervisor program instead of systemd units [default: when supervisor runs the app]
     #[arg(long)]
     pub(crate) supervisor: bool,
+    /// Units of your own systemd (`systemctl --user`), which need no root
+    #[arg(long, conflicts_with_all = ["supervisor", "user"])]
+    pub(crate) systemd_user: bool,
     /// Who it runs as [default: the owner of the app's root]
     #[arg(long, value_name = "NAME", value_parser = user)]
     pub(crate) user: Option<String>,

@@ -138,7 +138,7 @@ pub(crate) fn log_file(config: &Config) -> PathBuf {
 
 /// A unit that a run stops and starts.
 fn systemd(config: &Config, unit: &str) -> Systemd {
-    Systemd { unit: unit.to_owned(), held: Some(Runs::of(&config.app.root).held_marker()) }
+    Systemd::new(unit, Some(Runs::of(&config.app.root).held_marker()))
 }
 
 /// Where and how the app is asked from outside when no front door is before it.

@@ -1,6 +1,9 @@
-//! Kind `systemd`: a unit, through systemctl and journalctl.
+//! Kind `systemd`: a unit, through systemctl and journalctl. The machine's, or one of the user's own systemd
+//! (`systemctl --user`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use plimsoll_core::plan::ReleaseId;
@@ -9,19 +12,49 @@ use plimsoll_core::ports::Failure;
 use super::managed::{Manager, State, Surroundings, ask_manager, refused};
 use crate::durable;
 
+/// What it says of a unit that it does not know.
+const UNKNOWN: &str = "LoadState=not-found";
 /// How long a question to systemd may take.
 const ASK: Duration = Duration::from_secs(10);
 
-/// A unit of the system's systemd.
+/// A unit.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    /// `grocery_app.service`.
-    pub unit: String,
-    /// The marker that an installed unit refuses to start beside (`ConditionPathExists=!`).
-    pub held: Option<PathBuf>,
+    unit: String,
+    held: Option<PathBuf>,
+    whose: OnceLock<Whose>,
+}
+
+/// Which systemd has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Whose {
+    Machine,
+    User,
 }
 
 impl Systemd {
+    /// A unit, `grocery_app.service`, and the marker that it refuses to start beside when it was installed so
+    /// (`ConditionPathExists=!`). For anybody but root it is a unit of his own systemd when the machine's knows none of
+    /// this name.
+    #[must_use]
+    pub fn new(unit: &str, held: Option<PathBuf>) -> Systemd {
+        Systemd { unit: unit.to_owned(), held, whose: OnceLock::new() }
+    }
+
+    fn whose(&self) -> Whose {
+        let knows = |whose| {
+            let line = self.line_of(whose, "show --property=LoadState");
+            let asked = ask_manager("it could not be asked for", &line, ASK, around());
+            asked.is_ok_and(|(ran, lines)| {
+                ran.end.is_success() && lines.iter().any(|l| l.starts_with("LoadState=") && l != UNKNOWN)
+            })
+        };
+        *self.whose.get_or_init(|| {
+            let own = !rustix::process::geteuid().is_root() && !knows(Whose::Machine) && knows(Whose::User);
+            if own { Whose::User } else { Whose::Machine }
+        })
+    }
+
     fn control(
         &self,
         what: &str,
@@ -29,11 +62,16 @@ impl Systemd {
         time: Duration,
     ) -> Result<(crate::process::Ran, Vec<String>), Failure> {
         let line = self.line(arguments);
-        ask_manager(&format!("unit {}: {what}", self.unit), &line, time, Surroundings::default())
+        ask_manager(&format!("unit {}: {what}", self.unit), &line, time, around())
     }
 
     fn line(&self, arguments: &str) -> String {
-        format!("systemctl --no-pager {arguments} -- {}", shell_words::quote(&self.unit))
+        self.line_of(self.whose(), arguments)
+    }
+
+    fn line_of(&self, whose: Whose, arguments: &str) -> String {
+        let user = if whose == Whose::User { "--user " } else { "" };
+        format!("systemctl {user}--no-pager {arguments} -- {}", shell_words::quote(&self.unit))
     }
 
     /// Takes the marker of a run away while this run itself starts the unit. systemd looks at the condition within
@@ -56,7 +94,8 @@ impl Systemd {
         if ran.end.is_success() {
             return Ok(());
         }
-        let next = format!("look at `systemctl status {}`, mend it, then deploy again", self.unit);
+        let user = if self.whose() == Whose::User { "--user " } else { "" };
+        let next = format!("look at `systemctl {user}status {}`, mend it, then deploy again", self.unit);
         Err(refused(
             &format!("unit {}: {what}", self.unit),
             &self.line(verb),
@@ -95,11 +134,19 @@ impl Manager for Systemd {
 
     fn last_lines(&self) -> Vec<String> {
         let unit = shell_words::quote(&self.unit);
-        let line = format!("journalctl --no-pager --quiet --output=cat --lines=20 --unit={unit}");
-        ask_manager("its log could not be read", &line, ASK, Surroundings::default())
+        let of = if self.whose() == Whose::User { "--user-unit" } else { "--unit" };
+        let line = format!("journalctl --no-pager --quiet --output=cat --lines=20 {of}={unit}");
+        ask_manager("its log could not be read", &line, ASK, around())
             .map(|(_, lines)| lines)
             .unwrap_or_default()
     }
+}
+
+/// What `systemctl --user` needs to find the user's systemd; a login sets it, cron and a service do not.
+fn around() -> Surroundings<'static> {
+    let folder = std::env::var("XDG_RUNTIME_DIR")
+        .unwrap_or_else(|_| format!("/run/user/{}", rustix::process::geteuid().as_raw()));
+    Surroundings { env: BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), folder)]), ..Surroundings::default() }
 }
 
 fn state(lines: &[String]) -> State {
@@ -163,7 +210,7 @@ mod tests {
         std::fs::write(format!("/run/systemd/system/{name}"), text).unwrap();
         let reload = ["systemctl", "daemon-reload"];
         assert!(std::process::Command::new(reload[0]).arg(reload[1]).status().unwrap().success());
-        Systemd { unit: name.to_owned(), held: None }
+        Systemd::new(name, None)
     }
 
     #[test]
@@ -205,7 +252,7 @@ mod tests {
         let lines = bad.last_lines();
         assert!(lines.is_empty() || lines.iter().any(|l| l.contains("no such table")), "{lines:?}");
 
-        let none = Systemd { unit: "plimsoll-none.service".into(), held: None };
+        let none = Systemd::new("plimsoll-none.service", None);
         assert_eq!(none.state().unwrap(), State::Stopped { why: "there is no such unit".into() });
         assert!(none.start(None, time).unwrap_err().why.contains("not found"));
     }

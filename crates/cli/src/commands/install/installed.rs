@@ -18,6 +18,9 @@ use crate::ui::Ui;
 pub(super) enum Manager {
     /// Its units.
     Systemd,
+    /// Those of a user's own systemd.
+    #[serde(rename = "systemd-user")]
+    SystemdUser,
     /// A program of its own.
     Supervisor,
 }
@@ -117,5 +120,8 @@ pub(super) fn unwritten(error: &durable::Error) -> Error {
     Error::failed("a file of the system could not be changed")
         .why(error.to_string())
         .state("what was written so far is taken away by: plimsoll uninstall")
-        .next("run it as root, or show the files with --print and write them yourself")
+        .next(
+            "run it as root, take your own systemd with --systemd-user, or show the files with --print and write them \
+             yourself",
+        )
 }

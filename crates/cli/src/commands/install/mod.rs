@@ -29,18 +29,24 @@ const FOLDER_MODE: u32 = 0o755;
 /// `plimsoll install`
 pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<(), Error> {
     let by_supervisor = args.supervisor || matches!(config.service.kind, ServiceKind::Supervisor { .. });
-    let manager = if by_supervisor { Manager::Supervisor } else { Manager::Systemd };
+    let manager = match (by_supervisor, args.systemd_user) {
+        (_, true) => Manager::SystemdUser,
+        (true, false) => Manager::Supervisor,
+        (false, false) => Manager::Systemd,
+    };
+    let own = (manager == Manager::SystemdUser).then(|| own_units(config)).transpose()?;
     let program = std::env::current_exe()
         .map_err(|e| Error::failed("the path of this program cannot be told").why(e.to_string()))?;
     let user = match &args.user {
+        _ if own.is_some() => None,
         Some(name) => Some(name.clone()),
         None => owner(config)?,
     }
     .filter(|name| name != "root");
     let listen = listen(config, args, manager)?;
-    let wanted = Wanted { config, program: &program, user: user.as_deref(), listen };
+    let wanted = Wanted { config, program: &program, own, user: user.as_deref(), listen };
     let files = match manager {
-        Manager::Systemd => units::systemd(&wanted),
+        Manager::Systemd | Manager::SystemdUser => units::systemd(&wanted),
         Manager::Supervisor => units::supervisor(&wanted),
     };
     if files.iter().any(|file| file.path.to_string_lossy().contains(char::is_control)) {
@@ -63,7 +69,8 @@ pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<()
     for file in &gone {
         ui.say(&format!("no longer needed, goes away: {}", file.path.display()));
     }
-    agreed(args.yes, &format!("Write {} file(s) as root?", files.len()), ui)?;
+    let as_whom = if manager == Manager::SystemdUser { "for your own systemd" } else { "as root" };
+    agreed(args.yes, &format!("Write {} file(s) {as_whom}?", files.len()), ui)?;
     // Known before anything is written, so that a half-done install can be taken away.
     let mut all = files.clone();
     all.extend(gone.iter().cloned());
@@ -78,40 +85,62 @@ pub(crate) fn install(config: &Config, args: &InstallArgs, ui: &Ui) -> Result<()
     keep(config, &Installed { manager, files: files.iter().chain(&left).cloned().collect() })?;
     let name = units::name(config);
     match manager {
-        Manager::Systemd => systemd_started(&name, &files, args.start, ui),
+        Manager::Systemd | Manager::SystemdUser => systemd_started(manager, &name, &files, args.start, ui),
         Manager::Supervisor => supervisor_started(&name, args.start, ui),
     }
 }
 
-fn systemd_started(name: &str, files: &[UnitFile], start: bool, ui: &Ui) -> Result<(), Error> {
+/// The words that systemd is commanded with.
+fn systemctl(manager: Manager) -> &'static [&'static str] {
+    if manager == Manager::SystemdUser { &["systemctl", "--user"] } else { &["systemctl"] }
+}
+
+fn with<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    words.iter().chain(more).copied().collect()
+}
+
+fn systemd_started(
+    manager: Manager,
+    name: &str,
+    files: &[UnitFile],
+    start: bool,
+    ui: &Ui,
+) -> Result<(), Error> {
+    let systemctl = systemctl(manager);
+    let line = systemctl.join(" ");
     if !Path::new("/run/systemd/system").exists() {
         ui.say("written; systemd does not run here, so nothing was started");
         return Ok(());
     }
-    run(&["systemctl", "daemon-reload"])?;
+    run(&with(systemctl, &["daemon-reload"]))?;
     let mut units = vec![format!("{name}.service")];
     if files.iter().any(|file| file.path.extension().is_some_and(|e| e == "socket")) {
         units.insert(0, format!("{name}.socket"));
     }
     let units: Vec<&str> = units.iter().map(String::as_str).collect();
     if !start {
-        ui.say(&format!("installed; start it with: systemctl enable --now {}", units.join(" ")));
+        ui.say(&format!("installed; start it with: {line} enable --now {}", units.join(" ")));
         return Ok(());
     }
-    let words = ["systemctl", "enable", "--now"].iter().chain(&units).copied().collect::<Vec<_>>();
-    run(&words).map_err(|error| {
+    run(&with(&with(systemctl, &["enable", "--now"]), &units)).map_err(|error| {
+        let of = if manager == Manager::SystemdUser { "--user-unit" } else { "--unit" };
         let log = said(&[
             "journalctl",
             "--no-pager",
             "--quiet",
             "--output=cat",
             "--lines=20",
-            "--unit",
+            of,
             units[units.len() - 1],
         ]);
-        error.details(log).next(format!("systemctl status {name}.service; plimsoll check"))
+        error.details(log).next(format!("{line} status {name}.service; plimsoll check"))
     })?;
     ui.say(&format!("installed and started: {}", units.join(", ")));
+    if manager == Manager::SystemdUser {
+        ui.say(
+            "it starts with the machine, and outlives your login, once this is set: loginctl enable-linger",
+        );
+    }
     Ok(())
 }
 
@@ -144,7 +173,7 @@ pub(crate) fn uninstall(config: &Config, args: &UninstallArgs, ui: &Ui) -> Resul
     ui.warn(&format!("this stops {name}, and with it what it runs: front door and app"));
     agreed(args.yes, "Stop it and remove these files?", ui)?;
     match installed.manager {
-        Manager::Systemd if Path::new("/run/systemd/system").exists() => {
+        manager @ (Manager::Systemd | Manager::SystemdUser) if Path::new("/run/systemd/system").exists() => {
             let ours = |end: &str| {
                 let unit = format!("{name}.{end}");
                 installed
@@ -155,7 +184,7 @@ pub(crate) fn uninstall(config: &Config, args: &UninstallArgs, ui: &Ui) -> Resul
             };
             // The socket first: a request would start the service again.
             for unit in [ours("socket"), ours("service")].into_iter().flatten() {
-                run(&["systemctl", "disable", "--now", &unit])?;
+                run(&with(systemctl(manager), &["disable", "--now", &unit]))?;
             }
         }
         // It need not run, and may never have read the program.
@@ -164,8 +193,8 @@ pub(crate) fn uninstall(config: &Config, args: &UninstallArgs, ui: &Ui) -> Resul
     }
     let left = take_away(&installed.files, ui)?;
     match installed.manager {
-        Manager::Systemd if Path::new("/run/systemd/system").exists() => {
-            run(&["systemctl", "daemon-reload"])?
+        manager @ (Manager::Systemd | Manager::SystemdUser) if Path::new("/run/systemd/system").exists() => {
+            run(&with(systemctl(manager), &["daemon-reload"]))?;
         }
         Manager::Supervisor if process_is_known(&name) => run(&["supervisorctl", "update", &name])?,
         _ => {}
@@ -204,6 +233,7 @@ fn notes(config: &Config, user: &Option<String>, manager: Manager, ui: &Ui) {
     let asks_systemd = matches!(config.service.kind, ServiceKind::Systemd { .. })
         || config.workers.iter().any(|worker| matches!(worker.kind, WorkerKind::Systemd { .. }));
     match user {
+        None if manager == Manager::SystemdUser => {}
         None => {
             ui.warn("it runs as root, because the app's root belongs to root; --user NAME gives it another")
         }
@@ -241,6 +271,30 @@ fn listen(config: &Config, args: &InstallArgs, manager: Manager) -> Result<Optio
     }
 }
 
+/// Where this user's own units are kept.
+fn own_units(config: &Config) -> Result<PathBuf, Error> {
+    if rustix::process::geteuid().is_root() {
+        return Err(Error::usage("root's units are the machine's")
+            .state("nothing was written")
+            .next("leave out --systemd-user, or run it as the user who is to run the app"));
+    }
+    let owner = std::fs::metadata(&config.app.root).map(|root| root.uid()).ok();
+    if owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw()) {
+        return Err(Error::usage(format!(
+            "the app's root {} belongs to somebody else",
+            config.app.root.display()
+        ))
+        .state("nothing was written")
+        .next("run it as its owner, or make the root yours"));
+    }
+    let kept = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let folder = kept.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
+    let folder = folder.filter(|folder| folder.is_absolute());
+    let folder =
+        folder.ok_or_else(|| Error::usage("HOME is not set, so where your units are is not known"))?;
+    Ok(folder.join("systemd/user"))
+}
+
 /// Who owns the app's root, by name when that is known.
 fn owner(config: &Config) -> Result<Option<String>, Error> {
     let place = [config.app.root.as_path(), &config.file].into_iter().find(|path| path.exists());
@@ -267,7 +321,12 @@ fn agreed(yes: bool, question: &str, ui: &Ui) -> Result<(), Error> {
 
 fn ask(words: &[&str], mut take: impl FnMut(&str)) -> Result<process::Ran, process::StartError> {
     let words = words.iter().map(|word| (*word).to_owned()).collect();
-    let command = Command { words, env: process::base_env(), folder: PathBuf::from("/"), mark: None };
+    let mut env = process::base_env();
+    // How a user's own systemd is found; a login sets it.
+    let runtime = std::env::var("XDG_RUNTIME_DIR")
+        .unwrap_or_else(|_| format!("/run/user/{}", rustix::process::geteuid().as_raw()));
+    env.insert("XDG_RUNTIME_DIR".to_owned(), runtime);
+    let command = Command { words, env, folder: PathBuf::from("/"), mark: None };
     process::run(&command, Limits { time: Some(PATIENCE), ..Limits::default() }, Sink::Lines(&mut take))
 }
 

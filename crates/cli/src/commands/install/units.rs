@@ -19,6 +19,8 @@ pub(super) struct Wanted<'a> {
     pub(super) config: &'a Config,
     /// This program.
     pub(super) program: &'a Path,
+    /// The folder of units of a user's own systemd, if that is to run it.
+    pub(super) own: Option<PathBuf>,
     /// Who `serve` runs as; `None` for root.
     pub(super) user: Option<&'a str>,
     /// Where the front door listens; `None` without one.
@@ -42,7 +44,8 @@ pub(super) fn name(config: &Config) -> String {
 /// The units for systemd: service, socket, and what keeps others from starting the app's own units during a run.
 pub(super) fn systemd(wanted: &Wanted<'_>) -> Vec<UnitFile> {
     let name = name(wanted.config);
-    let unit = |file: String, text: String| UnitFile { path: Path::new(UNITS).join(file), text };
+    let folder = wanted.own.clone().unwrap_or_else(|| PathBuf::from(UNITS));
+    let unit = |file: String, text: String| UnitFile { path: folder.join(file), text };
     let mut files = vec![unit(format!("{name}.service"), service(wanted))];
     if let Some(listen) = wanted.listen {
         files.push(unit(format!("{name}.socket"), socket(wanted.config, listen)));
@@ -125,13 +128,38 @@ fn service(wanted: &Wanted<'_>) -> String {
     let used = [root.as_path(), &config.file, Path::new(&config.source.git), wanted.program];
     let hides = scratch.iter().any(|tmp| used.iter().any(|path| path.starts_with(tmp)));
     let private_tmp = if hides { "no" } else { "yes" };
+    // A user's systemd has no rights to make a room of its own for a service, and knows no network.target.
+    let (network, secrets, room, target) = match wanted.own {
+        Some(_) => (
+            String::new(),
+            format!("EnvironmentFile=-%h/.config/plimsoll/{}.env\n", config.app.name),
+            String::new(),
+            "default.target",
+        ),
+        None => (
+            "Wants=network-online.target\nAfter=network-online.target\n".to_owned(),
+            format!("EnvironmentFile=-/etc/plimsoll/{}.env\n", config.app.name),
+            format!(
+                "PrivateTmp={private_tmp}\n\
+                 PrivateDevices=yes\n\
+                 ProtectSystem=full\n\
+                 ReadWritePaths=-{writable}\n\
+                 ProtectClock=yes\n\
+                 ProtectControlGroups=yes\n\
+                 ProtectHostname=yes\n\
+                 ProtectKernelLogs=yes\n\
+                 ProtectKernelModules=yes\n\
+                 ProtectKernelTunables=yes\n"
+            ),
+            "multi-user.target",
+        ),
+    };
     format!(
         "{header}\
          # Changes belong into a drop-in: systemctl edit {name}.service\n\
          [Unit]\n\
          Description=Plimsoll for {app}: front door, app and engine\n\
-         Wants=network-online.target\n\
-         After=network-online.target\n\
+         {network}\
          {socket}\
          # It is never given up: while it is down, so is the app.\n\
          StartLimitIntervalSec=0\n\
@@ -145,7 +173,7 @@ fn service(wanted: &Wanted<'_>) -> String {
          WorkingDirectory={folder}\n\
          {user}\
          # Secrets that plimsoll.toml names as env:NAME\n\
-         EnvironmentFile=-/etc/plimsoll/{app}.env\n\
+         {secrets}\
          Restart=always\n\
          RestartSec=1s\n\
          # `serve` ends the app itself, in order, after the run that is going on has been finished or undone.\n\
@@ -154,23 +182,14 @@ fn service(wanted: &Wanted<'_>) -> String {
          # The kernel may end an app that takes all memory; `serve` starts it again.\n\
          OOMPolicy=continue\n\
          NoNewPrivileges=yes\n\
-         PrivateTmp={private_tmp}\n\
-         PrivateDevices=yes\n\
-         ProtectSystem=full\n\
-         ReadWritePaths=-{writable}\n\
-         ProtectClock=yes\n\
-         ProtectControlGroups=yes\n\
-         ProtectHostname=yes\n\
-         ProtectKernelLogs=yes\n\
-         ProtectKernelModules=yes\n\
-         ProtectKernelTunables=yes\n\
+         {room}\
          LockPersonality=yes\n\
          RestrictRealtime=yes\n\
          RestrictSUIDSGID=yes\n\
          SystemCallArchitectures=native\n\
          \n\
          [Install]\n\
-         WantedBy=multi-user.target\n",
+         WantedBy={target}\n",
         header = header(config, "#"),
         app = config.app.name,
     )
@@ -248,6 +267,7 @@ mod tests {
         Wanted {
             config,
             program: Path::new("/usr/local/bin/plimsoll"),
+            own: None,
             user: Some("shop"),
             listen: Some("127.0.0.1:8080".parse().unwrap()),
         }
@@ -281,6 +301,19 @@ mod tests {
         assert!(unit.contains("StartLimitIntervalSec=0") && !rest.contains("StartLimit"));
         assert!(text(&files, "plimsoll-shop.socket").contains("\nListenStream=127.0.0.1:8080\n"));
         assert_eq!(files.len(), 2);
+    }
+
+    #[test]
+    fn units_of_a_users_own_systemd_ask_for_nothing_that_it_cannot_do() {
+        let config = config(OWN);
+        let own = Some(PathBuf::from("/home/shop/.config/systemd/user"));
+        let files = systemd(&Wanted { own, user: None, ..wanted(&config) });
+        assert!(files.iter().all(|file| file.path.starts_with("/home/shop/.config/systemd/user")));
+        let service = text(&files, "plimsoll-shop.service");
+        for not in ["User=", "Private", "Protect", "ReadWritePaths", "network-online", "multi-user.target"] {
+            assert!(!service.contains(not), "{not} is in:\n{service}");
+        }
+        assert!(service.contains("WantedBy=default.target") && service.contains("NoNewPrivileges=yes"));
     }
 
     #[test]
