@@ -21,7 +21,7 @@ fn with_bucket(test: &str, more: &str) -> Option<(Sandbox, S3Server)> {
 }
 
 /// The keys come from files, as a careful owner has them.
-fn point_at(sandbox: &mut Sandbox, endpoint: &str, more: &str) {
+pub(crate) fn point_at(sandbox: &mut Sandbox, endpoint: &str, more: &str) {
     let (id, secret) = (sandbox.root().join("key.id"), sandbox.root().join("key.secret"));
     fs::write(&id, format!("{KEY_ID}\n")).unwrap();
     fs::write(&secret, format!("{SECRET}\n")).unwrap();
@@ -138,6 +138,7 @@ fn a_bucket_that_cannot_be_reached_does_not_cost_the_local_backup_and_is_told_by
 struct Tap {
     port: u16,
     passed: Arc<AtomicU64>,
+    sent: Arc<Mutex<Vec<u8>>>,
     closed: Arc<AtomicBool>,
 }
 
@@ -146,6 +147,8 @@ impl Tap {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (passed, closed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&sent);
         let then = Arc::new(Mutex::new(Some(then)));
         let (count, end) = (Arc::clone(&passed), Arc::clone(&closed));
         thread::spawn(move || {
@@ -158,9 +161,12 @@ impl Tap {
                 };
                 let (from, to) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
                 thread::spawn(move || pass(from, to, |_| {}));
-                let (then, count) = (Arc::clone(&then), Arc::clone(&count));
+                let (then, count, all) = (Arc::clone(&then), Arc::clone(&count), Arc::clone(&all));
                 thread::spawn(move || {
-                    pass(client, upstream, |bytes| {
+                    let mut head = Vec::new();
+                    pass(client, upstream, |sent| {
+                        let bytes = sent.len() as u64;
+                        heads_in(sent, &mut head, &all);
                         if count.fetch_add(bytes, Ordering::SeqCst) + bytes >= after
                             && let Some(then) = then.lock().unwrap().take()
                         {
@@ -170,7 +176,31 @@ impl Tap {
                 });
             }
         });
-        Tap { port, passed, closed }
+        Tap { port, passed, sent, closed }
+    }
+
+    /// The heads of all requests that went through, a line each.
+    fn heads(&self) -> Vec<String> {
+        let sent = String::from_utf8_lossy(&self.sent.lock().unwrap()).into_owned();
+        sent.split("\r\n\r\n")
+            .filter(|head| !head.is_empty())
+            .map(|head| head.replace("\r\n", "\n"))
+            .collect()
+    }
+}
+
+/// Keeps what looks like the head of a request: a connection's pieces are taken together up to the empty line.
+fn heads_in(piece: &[u8], head: &mut Vec<u8>, all: &Mutex<Vec<u8>>) {
+    const METHODS: [&[u8]; 5] = [b"PUT /", b"GET /", b"POST /", b"HEAD /", b"DELETE /"];
+    if METHODS.iter().any(|method| piece.starts_with(method)) {
+        head.clear();
+    } else if head.is_empty() {
+        return;
+    }
+    head.extend_from_slice(piece);
+    if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+        all.lock().unwrap().extend_from_slice(&head[..end + 4]);
+        head.clear();
     }
 }
 
@@ -182,13 +212,13 @@ impl Drop for Tap {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut(u64)) {
+fn pass(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut(&[u8])) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }
-        seen(read as u64);
+        seen(&buffer[..read]);
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
@@ -249,6 +279,77 @@ fn a_server_that_comes_back_in_the_middle_of_an_upload_gets_the_rest() {
     sandbox.configure("[backup.s3]\nretry_for = \"90s\"\n");
     sandbox.plimsoll(&["backup"]).exits(0).says("read back and compared");
     sandbox.plimsoll(&["backup", "drill"]).exits(0);
+}
+
+/// A backup and a drill through a tap, and the heads of all requests. `None` after it was said why not.
+fn through_a_tap(
+    test: &str,
+    encryption: &str,
+) -> Option<(Sandbox, S3Server, Vec<String>, plimsoll_testkit::Output)> {
+    let (mut sandbox, server) = with_bucket(test, "")?;
+    grow(&sandbox, 12);
+    let tap = Tap::on(server.port(), u64::MAX, || {});
+    point_at(&mut sandbox, &format!("http://127.0.0.1:{}", tap.port), encryption);
+    let output = sandbox.plimsoll(&["backup"]);
+    if output.code == Some(0) {
+        sandbox.plimsoll(&["backup", "drill"]).exits(0);
+    }
+    let heads = tap.heads();
+    Some((sandbox, server, heads, output))
+}
+
+/// What a request must say, by what it is for: those that make an object, and all that touch one.
+fn say(heads: &[String], header: &str, value: &str, all: bool) {
+    let makes = |head: &&String| {
+        head.starts_with("POST ") && head.contains("?uploads")
+            || head.starts_with("PUT ") && head.contains(".json")
+    };
+    let touches = |head: &&String| {
+        !head.contains("list-type=2")
+            && !head.starts_with("DELETE ")
+            && !(head.starts_with("POST ") && head.contains("uploadId="))
+    };
+    let wanted: Vec<&String> =
+        heads.iter().filter(|head| if all { touches(head) } else { makes(head) }).collect();
+    assert!(wanted.len() >= 2, "an upload is begun and a manifest is put: {heads:#?}");
+    for head in wanted {
+        let line = format!("{header}: {value}");
+        assert!(head.lines().any(|l| l.eq_ignore_ascii_case(&line)), "no {line} in {head}");
+    }
+}
+
+#[test]
+fn objects_are_encrypted_by_a_key_of_the_key_service_when_that_is_said() {
+    let more = "encryption = \"aws:kms\"\nkms_key = \"plimsoll-test-key\"\n";
+    let Some((_sandbox, _server, heads, output)) = through_a_tap("SSE-KMS", more) else { return };
+    say(&heads, "x-amz-server-side-encryption", "aws:kms", false);
+    say(&heads, "x-amz-server-side-encryption-aws-kms-key-id", "plimsoll-test-key", false);
+    output.exits(0);
+}
+
+/// The server forgets the key: without it, or with another, nobody reads the object, and no other file holds it.
+#[test]
+fn objects_are_encrypted_by_the_owners_own_key_and_cannot_be_read_with_another() {
+    let (key, other) =
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "HxECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sse.key");
+    fs::write(&file, format!("{key}\n")).unwrap();
+    let more = format!("encryption = \"customer\"\nencryption_key = \"file:{}\"\n", file.display());
+    let Some((sandbox, _server, heads, output)) = through_a_tap("SSE-C", &more) else { return };
+    say(&heads, "x-amz-server-side-encryption-customer-algorithm", "AES256", true);
+    say(&heads, "x-amz-server-side-encryption-customer-key", key, true);
+    output.exits(0);
+    fs::write(&file, other).unwrap();
+    let refused = sandbox.plimsoll(&["backup", "drill"]);
+    refused.exits(1);
+    assert!(!refused.said().contains(key) && !refused.said().contains(other), "{}", refused.said());
+    fs::write(&file, "hunter2").unwrap();
+    sandbox.plimsoll(&["backup", "drill"]).exits(1).says("openssl rand -base64 32");
+    for file in files_below(sandbox.root()) {
+        let bytes = fs::read(&file).unwrap();
+        assert!(!bytes.windows(key.len()).any(|window| window == key.as_bytes()), "{}", file.display());
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl S3Server {
             let folder =
                 tempfile::Builder::new().prefix("plimsoll-s3-").tempdir().expect("a folder can be made");
             let config = format!(
-                r#"{{"identities":[{{"name":"t","credentials":[{{"accessKey":"{KEY_ID}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List"]}}]}}"#
+                r#"{{"identities":[{{"name":"t","credentials":[{{"accessKey":"{KEY_ID}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List"]}}],"kms":{{"default_provider":"local","providers":{{"local":{{"type":"local","enableOnDemandCreate":true}}}}}}}}"#
             );
             std::fs::write(folder.path().join("s3.json"), config).expect("a fresh folder is writable");
             std::fs::create_dir(folder.path().join("data")).expect("a fresh folder is empty");

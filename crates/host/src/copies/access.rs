@@ -180,13 +180,21 @@ impl Access {
             Some(Encryption::Server) => with_encryption(builder, "AES256"),
             Some(Encryption::KeyService { key: None }) => with_encryption(builder, "aws:kms"),
             Some(Encryption::KeyService { key: Some(key) }) => builder.with_sse_kms_encryption(key),
-            Some(Encryption::Customer { key }) => builder.with_ssec_encryption(key),
+            Some(Encryption::Customer { key }) if is_customer_key(key) => builder.with_ssec_encryption(key),
+            Some(Encryption::Customer { .. }) => {
+                return Err(
+                    "the encryption_key is not 32 bytes in base64; make one: openssl rand -base64 32".into(),
+                );
+            }
         };
         let secret =
             [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey, AmazonS3ConfigKey::Token];
         let secrets =
             secret.iter().filter_map(|key| builder.get_config_value(key)).filter(|text| !text.is_empty());
-        let secrets = secrets.collect();
+        let mut secrets: Vec<String> = secrets.collect();
+        if let Some(Encryption::Customer { key }) = &self.encryption {
+            secrets.push(key.clone());
+        }
         let store = builder.build().map_err(|e| e.to_string())?;
         Ok(Opened { store, secrets })
     }
@@ -207,6 +215,12 @@ fn environment(with_keys: bool) -> AmazonS3Builder {
         }
     }
     builder
+}
+
+/// 32 bytes are 43 letters of base64 and one sign that fills up.
+fn is_customer_key(text: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    text.len() == 44 && text.strip_suffix('=').is_some_and(|rest| rest.bytes().all(letter))
 }
 
 fn with_encryption(builder: AmazonS3Builder, word: &str) -> AmazonS3Builder {
@@ -317,6 +331,23 @@ mod tests {
         for bad in ["echo hunter2; exit 3", "echo hunter2", "echo '{\"AccessKeyId\": \"hunter2\"}'"] {
             let why = printed(&words(bad)).unwrap_err();
             assert!(!why.contains("hunter2"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_customer_key_that_is_none_is_refused_before_anything_is_sent_and_not_shown() {
+        let access = |key: &str| Access {
+            endpoint: Some("http://127.0.0.1:1".into()),
+            keys: Keys::Given { id: "id1".into(), secret: "secret1".into(), token: None },
+            encryption: Some(Encryption::Customer { key: key.into() }),
+            ..Access::default()
+        };
+        let good = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let opened = access(good).open("b").unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(opened.without_secrets(&format!("refused: {good}")), "refused: ***");
+        for bad in ["hunter2", "aHVudGVyMg==", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8 "] {
+            let Err(why) = access(bad).open("b") else { panic!("{bad} was taken") };
+            assert!(why.contains("openssl rand") && !why.contains(bad), "{why}");
         }
     }
 
