@@ -180,6 +180,76 @@ fn a_database_that_is_gone_or_damaged_is_restored_and_the_damaged_one_is_kept() 
     assert_eq!(fs::read(folder.join(damaged)).unwrap(), b"this was a shop once");
 }
 
+/// After a crash, or where only two of three files were copied. Two connections of one backup kept each other out.
+#[test]
+fn a_log_that_was_left_without_its_index_is_backed_up_restored_over_and_migrated() {
+    let sandbox = Sandbox::new();
+    let seeded = alone(&sandbox);
+    let (db, folder) = (sandbox.root().join("left/shop.db"), sandbox.root().join("left"));
+    fs::create_dir(&folder).unwrap();
+    let leave = || {
+        let app = shop::open(&seeded);
+        app.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(())).unwrap();
+        app.execute_batch("INSERT INTO orders (reference, created_at) VALUES (hex(randomblob(8)), 'now')")
+            .unwrap();
+        let rows = app.query_row("SELECT count(*) FROM orders", [], |row| row.get::<_, i64>(0)).unwrap();
+        for suffix in ["", "-wal"] {
+            let from = format!("{}{suffix}", seeded.display());
+            fs::copy(from, format!("{}{suffix}", db.display())).unwrap();
+        }
+        let _ = fs::remove_file(format!("{}-shm", db.display()));
+        rows
+    };
+    let rows = leave();
+    let at_rest = names(&folder);
+    sandbox.plimsoll(&["verify", "--db", text(&db), "--quiet"]).exits(0);
+    let backup = made(&sandbox, &db);
+    assert_eq!(orders(&backup), rows, "what is in the log is in the backup");
+    assert_eq!(names(&folder), [&["backups".to_owned()], &at_rest[..]].concat(), "nothing is left beside it");
+    leave();
+    sandbox.plimsoll(&["backup", "restore", "--db", text(&db), text(&backup), "--yes"]).exits(0);
+    assert_eq!(orders(&db), rows);
+    let rows = leave();
+    fs::create_dir(folder.join("migrations")).unwrap();
+    fs::write(folder.join("migrations/0001_shop.sql"), shop::FIRST.1).unwrap();
+    fs::write(folder.join(shop::ADD_COLUMN.0), shop::ADD_COLUMN.1).unwrap();
+    let migrations = folder.join("migrations");
+    sandbox.plimsoll(&["migrate", "up", "--db", text(&db), "--dir", text(&migrations)]).exits(0);
+    assert_eq!(orders(&db), rows);
+    assert_eq!(shop::number(&db, "SELECT max(version) FROM schema_version"), 2);
+}
+
+/// One took the other's file, just begun, for the leftover of a dead owner.
+#[test]
+fn backups_at_the_same_time_are_all_made_and_all_of_them_count() {
+    let sandbox = Sandbox::new();
+    let db = alone(&sandbox);
+    let usb = sandbox.root().join("usb");
+    fs::create_dir(&usb).unwrap();
+    let start = || sandbox.start(&["backup", "--db", text(&db), "--json"]);
+    let made: Vec<_> = [start(), start(), start(), start()].map(plimsoll_testkit::Running::wait).into();
+    let files: std::collections::BTreeSet<String> =
+        made.iter().map(|o| o.exits(0).json()[0]["file"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+    let copies = files.iter().map(|file| sandbox.start(&["backup", "copy", file, text(&usb)]));
+    for output in copies.collect::<Vec<_>>().into_iter().map(plimsoll_testkit::Running::wait) {
+        output.exits(0);
+    }
+    for file in &files {
+        sandbox.plimsoll(&["backup", "verify", file]).exits(0);
+        assert!(usb.join(Path::new(file).file_name().unwrap()).exists(), "{file}");
+    }
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_database_is_told_as_one() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.root().join("shop.db")).unwrap();
+    let output = sandbox.plimsoll(&["verify", "--db", "shop.db"]);
+    output.exits(1).says("✗ file exists").says("is a folder");
+    sandbox.plimsoll(&["backup", "--db", "shop.db"]).exits(2);
+}
+
 #[test]
 fn a_restore_into_a_new_file_touches_no_database_and_replaces_none() {
     let sandbox = Sandbox::new();

@@ -153,7 +153,7 @@ impl House for Pages {
         let age = |at: Timestamp| Timestamp::now().duration_since(at);
         let newest = self.config.database_file().and_then(Path::file_name).and_then(|file| {
             let entries = backups::list(&self.config.backups(), &file.to_string_lossy()).ok()?;
-            let newest = backups::newest_verified(&entries)?;
+            let newest = backups::newest_verified(&entries, Timestamp::now())?;
             Some((newest.path.file_name()?.to_string_lossy().into_owned(), newest.at()))
         });
         let states = copies::states(&self.config.backups()).unwrap_or_default();

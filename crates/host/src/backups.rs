@@ -143,10 +143,20 @@ pub fn list(folder: &Path, database: &str) -> Result<Vec<Entry>, Error> {
     Ok(entries)
 }
 
-/// The newest entry that counts.
+/// How far two clocks may be apart before a backup's time is wrong.
+const CLOCKS: SignedDuration = SignedDuration::from_hours(24);
+
+/// Whether it says that it was made on a day that has not come: the clock was wrong then, or is now.
+fn is_ahead(entry: &Entry, now: Timestamp) -> bool {
+    entry.at().duration_since(now) > CLOCKS
+}
+
+/// The newest entry that counts. One of a day that has not come would stand in front of every later one, for years;
+/// it is the newest only when there is no other.
 #[must_use]
-pub fn newest_verified(entries: &[Entry]) -> Option<&Entry> {
-    entries.iter().rev().find(|entry| entry.verified())
+pub fn newest_verified(entries: &[Entry], now: Timestamp) -> Option<&Entry> {
+    let verified = || entries.iter().rev().filter(|entry| entry.verified());
+    verified().find(|entry| !is_ahead(entry, now)).or_else(|| verified().next())
 }
 
 /// How long backups are kept. What any rule keeps is kept.
@@ -178,8 +188,8 @@ pub struct Fate {
 /// Decides the fate of each backup. `protected` are runs whose backups stay. Changes nothing.
 #[must_use]
 pub fn fates(entries: &[Entry], retention: &Retention, protected: &[String], now: Timestamp) -> Vec<Fate> {
-    let newest = newest_verified(entries).map(|entry| entry.path.clone());
-    let rules = Calendar::of(entries, retention);
+    let newest = newest_verified(entries, now).map(|entry| entry.path.clone());
+    let rules = Calendar::of(entries, retention, now);
     let decide = |place: usize, entry: &Entry| -> (bool, String) {
         let Ok(manifest) = &entry.manifest else {
             let why = entry.manifest.as_ref().err().map_or("", String::as_str);
@@ -220,13 +230,15 @@ pub fn fates(entries: &[Entry], retention: &Retention, protected: &[String], now
 struct Calendar(Vec<Option<String>>);
 
 impl Calendar {
-    fn of(entries: &[Entry], retention: &Retention) -> Self {
+    fn of(entries: &[Entry], retention: &Retention, now: Timestamp) -> Self {
         let mut kept = Calendar(vec![None; entries.len()]);
         let day = |at: DateTime| at.strftime("%Y-%m-%d").to_string();
-        kept.apply(entries, retention.last, "last", |_, place| place.to_string());
-        kept.apply(entries, retention.daily, "daily", |at, _| day(at));
-        kept.apply(entries, retention.weekly, "weekly", |at, _| at.strftime("%G-W%V").to_string());
-        kept.apply(entries, retention.monthly, "monthly", |at, _| at.strftime("%Y-%m").to_string());
+        // What is of a day that has not come is kept anyway, and takes the place of no other.
+        let come = &entries[..entries.partition_point(|entry| !is_ahead(entry, now))];
+        kept.apply(come, retention.last, "last", |_, place| place.to_string());
+        kept.apply(come, retention.daily, "daily", |at, _| day(at));
+        kept.apply(come, retention.weekly, "weekly", |at, _| at.strftime("%G-W%V").to_string());
+        kept.apply(come, retention.monthly, "monthly", |at, _| at.strftime("%Y-%m").to_string());
         kept
     }
 
@@ -274,7 +286,7 @@ pub fn prune(folder: &Path, database: &str, fates: &[Fate]) -> Result<Vec<PathBu
     }
     for left in leftovers(folder, database)? {
         remove_with_sides(&left);
-        removed.push(left);
+        removed.push(left.to_path_buf());
     }
     Ok(removed)
 }
@@ -358,7 +370,7 @@ mod tests {
         shuffled.reverse();
         let (_dir, entries) = catalogue(&shuffled);
         assert_eq!(entries.iter().map(Entry::at).collect::<Vec<_>>(), DAYS.map(at));
-        assert_eq!(newest_verified(&entries).unwrap().at(), at(DAYS[5]));
+        assert_eq!(newest_verified(&entries, at("2026-02-13T00:00:00Z")).unwrap().at(), at(DAYS[5]));
     }
 
     #[test]
@@ -411,6 +423,23 @@ mod tests {
         assert_eq!(left, ["notes.txt", newest, &format!("{newest}.json"), "store.db.backup.LATEST"]);
     }
 
+    /// A clock that ran ahead for a day: its backup was "the newest" for years, and the real newest one could be pruned.
+    #[test]
+    fn a_backup_of_a_day_that_has_not_come_stands_in_front_of_no_other() {
+        let (_dir, entries) =
+            catalogue(&["2026-01-05T10:00:00Z", "2026-01-06T10:00:00Z", "2031-01-05T10:00:00Z"]);
+        let now = at("2026-03-01T00:00:00Z");
+        assert_eq!(newest_verified(&entries, now).unwrap().at(), at("2026-01-06T10:00:00Z"));
+        let last = Retention { last: 2, ..Retention::default() };
+        assert_eq!(kept(&fates(&entries, &last, &[], now)).len(), 3);
+        let none = Retention::default();
+        assert_eq!(kept(&fates(&entries, &none, &[], now)), ["20260106_100000", "20310105_100000"]);
+        assert_eq!(newest_verified(&entries[2..], now).unwrap().at(), at("2031-01-05T10:00:00Z"));
+        // The clocks of two machines are never the same.
+        let almost = at("2026-01-06T09:00:00Z");
+        assert_eq!(newest_verified(&entries[..2], almost).unwrap().at(), at("2026-01-06T10:00:00Z"));
+    }
+
     #[test]
     fn a_backup_from_the_future_and_one_with_a_foreign_manifest_are_kept() {
         let (dir, _) = catalogue(&["2026-01-05T10:00:00Z", "2031-01-05T10:00:00Z", "2026-01-06T10:00:00Z"]);
@@ -418,6 +447,6 @@ mod tests {
         fs::write(folder.join("store.db.backup.20260106_100000.json"), "{\"format\": 2}").unwrap();
         let entries = list(&folder, "store.db").unwrap();
         let decided = fates(&entries, &Retention::default(), &[], at("2030-01-01T00:00:00Z"));
-        assert_eq!(kept(&decided), ["20260106_100000", "20310105_100000"]);
+        assert_eq!(kept(&decided), ["20260105_100000", "20260106_100000", "20310105_100000"]);
     }
 }

@@ -3,11 +3,29 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount_remount};
 
 /// A small file system of its own. Dropped, it is taken away.
 #[derive(Debug)]
 pub struct SmallDisk {
     folder: PathBuf,
+    kib: u64,
+}
+
+/// A watch over what is written to a small disk, which may make it full in the middle. Dropped, the disk is as large as
+/// it was.
+#[derive(Debug)]
+pub struct Filling {
+    folder: PathBuf,
+    kib: u64,
+    most: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    watch: Option<JoinHandle<bool>>,
 }
 
 impl SmallDisk {
@@ -28,7 +46,7 @@ impl SmallDisk {
         if !mounted.status.success() {
             return Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned());
         }
-        Ok(SmallDisk { folder: folder.to_owned() })
+        Ok(SmallDisk { folder: folder.to_owned(), kib })
     }
 
     /// Fills the disk up to the last block but `leave_kib`. Returns the file that does it, to be removed or kept.
@@ -64,13 +82,71 @@ impl SmallDisk {
     /// # Panics
     /// When the system refuses.
     pub fn resize(&self, kib: u64) {
-        let done = Command::new("mount")
-            .args(["-o", &format!("remount,size={kib}k")])
-            .arg(&self.folder)
-            .status()
-            .expect("mount was run before");
-        assert!(done.success(), "the disk at {} cannot be made {kib} KiB", self.folder.display());
+        let done = resized(&self.folder, kib);
+        assert!(done.is_ok(), "the disk at {} cannot be made {kib} KiB: {done:?}", self.folder.display());
     }
+
+    /// Watches how much is written. Once that is `after_kib` KiB, or at once for 0, the disk is made so small that
+    /// nothing is left of it, as when somebody else fills it; `None` only watches.
+    #[must_use]
+    pub fn full_after(&self, after_kib: Option<u64>) -> Filling {
+        let (most, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let begun = used_kib(&self.folder);
+        let full = after_kib == Some(0) && resized(&self.folder, begun).is_ok();
+        let (folder, seen, end) = (self.folder.clone(), Arc::clone(&most), Arc::clone(&over));
+        let watch = std::thread::spawn(move || {
+            let mut full = full;
+            while !end.load(Ordering::Relaxed) {
+                let used = used_kib(&folder);
+                seen.fetch_max(used.saturating_sub(begun), Ordering::Relaxed);
+                if !full && after_kib.is_some_and(|after| used >= begun + after) {
+                    // More may have been written since it was asked: then it is asked again.
+                    full = resized(&folder, used).is_ok();
+                } else {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+            full
+        });
+        Filling { folder: self.folder.clone(), kib: self.kib, most, over, watch: Some(watch) }
+    }
+}
+
+impl Filling {
+    /// Makes room again. Whether the disk was made full, and how many KiB more than at the beginning were used at most.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn end(mut self) -> (bool, u64) {
+        let full = self.stop();
+        (full, self.most.load(Ordering::Relaxed))
+    }
+
+    fn stop(&mut self) -> bool {
+        self.over.store(true, Ordering::Relaxed);
+        let full = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false));
+        if full {
+            let done = resized(&self.folder, self.kib);
+            assert!(done.is_ok() || std::thread::panicking(), "no room can be made: {done:?}");
+        }
+        full
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn used_kib(folder: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(folder).expect("the disk is mounted");
+    (stat.f_blocks - stat.f_bfree) * stat.f_frsize / 1024
+}
+
+fn resized(folder: &Path, kib: u64) -> rustix::io::Result<()> {
+    let size = std::ffi::CString::new(format!("size={}k", kib.max(4))).expect("digits have no zero byte");
+    mount_remount(folder, MountFlags::empty(), size.as_c_str())
 }
 
 impl Drop for SmallDisk {

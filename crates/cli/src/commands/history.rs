@@ -218,7 +218,7 @@ fn ask_serve(config: &Config) -> Result<Option<Status>, Error> {
 fn newest_backup(config: &Config) -> Option<Kept> {
     let file = config.database_file()?.file_name()?.to_string_lossy().into_owned();
     let entries = backups::list(&config.backups(), &file).ok()?;
-    let newest = backups::newest_verified(&entries)?;
+    let newest = backups::newest_verified(&entries, Timestamp::now())?;
     let age = |at: Timestamp| age_words(Timestamp::now().duration_since(at));
     let states = copies::states(&config.backups()).unwrap_or_default();
     let drilled_at = states.values().filter_map(|state| state.drilled.as_ref()).map(|done| done.at).max();

@@ -39,7 +39,9 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs, ui: &Ui) -> Result<(), 
     let wanted = Wanted { tables, migrations, learned, declared };
     let step = ui.progress("Check the database");
     let mut control = Control::new(stop_on_signals(), |at| step.at(at.done, at.total, at.unit));
-    let unreadable = |error: &sqlite::Error| failed("the database could not be checked", error);
+    let unreadable = |error: &sqlite::Error| {
+        failed("the database could not be checked", error).state("nothing was changed by this command")
+    };
     let mut found = examine(&database, &wanted, &mut control).map_err(|error| unreadable(&error))?;
     if let (Some(backup), Some(_)) = (&args.compare, &found.seen) {
         let typed = global.directory.join(backup);
@@ -50,10 +52,11 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs, ui: &Ui) -> Result<(), 
     drop(control);
     drop(step);
     let report = report(&database, &found);
+    // What was seen is shown, whatever becomes of the file.
+    show(&place, &found, &report, global.quiet, ui);
     if let Some(file) = &args.report {
         write(&global.directory.join(file), &report)?;
     }
-    show(&place, &found, &report, global.quiet, ui);
     if args.learn {
         learn(&database, &found, ui)?;
     }
@@ -109,6 +112,7 @@ fn write(path: &Path, value: &Value) -> Result<(), Error> {
         Error::failed(format!("{} could not be written", path.display()))
             .why(error.to_string())
             .state("the database was only read")
+            .next("free some room, or name another file, then run it once more")
     })
 }
 

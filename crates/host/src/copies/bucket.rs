@@ -19,7 +19,7 @@ use super::access::{Access, Opened};
 use super::{Copied, Error};
 use crate::backups::{Entry, Fate, Name};
 use crate::sqlite::manifest::{Manifest, State};
-use crate::sqlite::partial::{Partial, room};
+use crate::sqlite::partial::{Partial, remove_with_sides, room};
 use crate::sqlite::{Error as Database, Stop};
 
 /// A bucket, and what the names in it begin with.
@@ -87,7 +87,9 @@ impl Bucket {
                 Some(file) => session.manifest(file).await?,
                 None => {
                     let entries = session.entries(database).await?;
-                    crate::backups::newest_verified(&entries).and_then(|entry| entry.manifest.clone().ok())
+                    let now = jiff::Timestamp::now();
+                    crate::backups::newest_verified(&entries, now)
+                        .and_then(|entry| entry.manifest.clone().ok())
                 }
             };
             match wanted {
@@ -423,7 +425,9 @@ impl Session<'_> {
         if partial.publish(&path)?.is_err() {
             return Err(Error::Other { path });
         }
-        Manifest { object: None, ..manifest.clone() }.write(&path)?;
+        // Without a manifest it counts for nothing and takes up room.
+        let written = Manifest { object: None, ..manifest.clone() }.write(&path);
+        written.inspect_err(|_| remove_with_sides(&path))?;
         Ok(path)
     }
 

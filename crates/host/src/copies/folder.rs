@@ -56,7 +56,8 @@ pub(super) fn copy(
         Ok(()) => {}
         Err(_) => return Err(Error::Other { path: to }),
     }
-    write_manifest(manifest, &to)?;
+    // Without a manifest it counts for nothing and takes up room.
+    write_manifest(manifest, &to).inspect_err(|_| remove_with_sides(&to))?;
     Ok(Copied { file: to.display().to_string(), bytes: manifest.bytes, was_there: false, took_ms: 0 })
 }
 

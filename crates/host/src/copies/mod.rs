@@ -95,6 +95,9 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// It is done, and only that it is could not be written down: `status` does not know of it.
+    #[error("it is done, and that could not be noted: {0}")]
+    NotNoted(Database),
     /// Reading, writing or comparing failed; nothing partial is left.
     #[error(transparent)]
     Database(#[from] Database),
@@ -112,7 +115,7 @@ impl Error {
             Error::Other { .. } => "Look at that file, and move it away.",
             Error::Bucket { hint, .. } => hint,
             Error::NotVerified { .. } => "Take another one: `plimsoll backup list` shows those that count.",
-            Error::Database(error) => error.hint(),
+            Error::NotNoted(error) | Error::Database(error) => error.hint(),
         }
     }
 }
@@ -172,12 +175,23 @@ pub fn states(backups: &Path) -> Result<BTreeMap<String, Destination>, Error> {
 }
 
 fn note(backups: &Path, key: &str, change: impl FnOnce(&mut Destination)) -> Result<(), Error> {
+    // Two commands at once must not take back what the other one noted.
+    let folder = fs::File::open(backups).map_err(|e| Database::io(backups, "open", e))?;
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| Database::io(backups, "lock", e.into()))?;
     let mut all = states(backups)?;
     change(all.entry(key.to_owned()).or_default());
     let text = serde_json::to_string_pretty(&all)
         .map_err(|e| Database::Manifest { path: backups.join(STATES), why: e.to_string() })?;
     durable::write(&backups.join(STATES), durable::PRIVATE, format!("{text}\n").as_bytes())?;
     Ok(())
+}
+
+fn not_noted(error: Error) -> Error {
+    match error {
+        Error::Database(error) => Error::NotNoted(error),
+        other => other,
+    }
 }
 
 /// What became of a copy.
@@ -212,8 +226,9 @@ pub fn copy(
             copied.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let file = backup.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let done = Done { file, at: Timestamp::now(), took_ms: copied.took_ms };
-            note(local, &key, |state| (state.copied, state.trouble) = (Some(done), None))?;
-            raise(backup, State::Copied)?;
+            note(local, &key, |state| (state.copied, state.trouble) = (Some(done), None))
+                .and_then(|()| raise(backup, State::Copied))
+                .map_err(not_noted)?;
             Ok(copied)
         }
         Err(error) => {
@@ -343,7 +358,7 @@ pub fn drill(
                 remove_with_sides(&path);
                 durable::remove(&Manifest::path_for(&path))?;
             }
-            (Ok(_), _) => raise(&path, State::Drilled)?,
+            (Ok(_), _) => raise(&path, State::Drilled).map_err(not_noted)?,
             (Err(_), _) => {}
         }
         drilled.map(Some)
@@ -352,7 +367,8 @@ pub fn drill(
         Ok(Some(drilled)) => {
             let file = drilled.file.rsplit('/').next().unwrap_or_default().to_owned();
             let done = Done { file, at: Timestamp::now(), took_ms: drilled.took_ms };
-            note(local, &key, |state| (state.drilled, state.trouble) = (Some(done), None))?;
+            note(local, &key, |state| (state.drilled, state.trouble) = (Some(done), None))
+                .map_err(not_noted)?;
         }
         Ok(None) => {}
         Err(error) => {
@@ -387,7 +403,8 @@ fn newest(
         }
     };
     let entries = backups::list(folder, database)?;
-    Ok(backups::newest_verified(&entries).map(|entry| (entry.path.clone(), entry.path.display().to_string())))
+    let newest = backups::newest_verified(&entries, Timestamp::now());
+    Ok(newest.map(|entry| (entry.path.clone(), entry.path.display().to_string())))
 }
 
 fn restore_aside(

@@ -62,6 +62,23 @@ pub fn open_read(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// A crash may leave a log without its index, which [`open_read`] then reads with one connection and nobody beside it.
+/// This makes the index, so that several can; `None` when there is no such log. Closing it leaves both as they are.
+pub(crate) fn index_left_log(path: &Path) -> Result<Option<Connection>, Error> {
+    let left = fs::metadata(beside(path, "-wal")).is_ok_and(|found| found.len() > 0);
+    if !left || beside(path, "-shm").exists() {
+        return Ok(None);
+    }
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, BUSY_TIMEOUT)?;
+    let set = || -> rusqlite::Result<()> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.execute_batch("PRAGMA query_only = ON; PRAGMA foreign_keys = OFF;")?;
+        probe(&connection)
+    };
+    set().map_err(|e| Error::of(path, "reading its log", &e))?;
+    Ok(Some(connection))
+}
+
 /// Opens a database that exists for writing. Neither a commit nor closing folds its log in: a checkpoint while an
 /// older SQLite has the file open can damage it (fixed in 3.51.3).
 ///

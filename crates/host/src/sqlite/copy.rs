@@ -110,7 +110,12 @@ fn copy_once<T: Send>(
     // One read transaction from the first page to the last. Without it SQLite starts the copy again after every
     // commit of another process, and never ends under a busy writer. With a rollback journal it keeps writers from
     // committing, so there is no pause between the steps.
-    let reader = (mode == JournalMode::Wal).then(|| same_moment(source, &from)).transpose()?.flatten();
+    let alone: String = from
+        .query_row("PRAGMA locking_mode", [], |row| row.get(0))
+        .map_err(failed("reading its locking mode"))?;
+    // A log that a crash has left without its index is read by one connection only.
+    let two = mode == JournalMode::Wal && alone != "exclusive";
+    let reader = two.then(|| same_moment(source, &from)).transpose()?.flatten();
     if reader.is_none() {
         begin(&from).map_err(failed("beginning to read"))?;
     }

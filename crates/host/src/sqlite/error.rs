@@ -135,6 +135,16 @@ pub enum Error {
         /// Who has it open, or why that is unknown.
         why: String,
     },
+    /// The backup is in the database's place, whole; only reading it back failed.
+    #[error("{} holds the backup now, and it could not be read back: {why}", path.display())]
+    NotReadBack {
+        /// The database.
+        path: PathBuf,
+        /// Where what was replaced is kept; `None` when there was nothing.
+        kept: Option<PathBuf>,
+        /// What went wrong.
+        why: String,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
@@ -185,7 +195,7 @@ impl Error {
 
     /// An error of the file system.
     pub(crate) fn io(path: &Path, doing: &'static str, source: io::Error) -> Self {
-        if source.kind() == io::ErrorKind::StorageFull {
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             return Error::Full { path: path.to_owned(), doing: doing.to_owned() };
         }
         Error::Io { path: path.to_owned(), doing, source }
@@ -216,6 +226,7 @@ impl Error {
                 "Find out who wrote (a cron job, a shell, another instance), stop it, try again."
             }
             Error::InUse { .. } => "Stop every process that has the file open, then try again.",
+            Error::NotReadBack { .. } => "See what it holds: `plimsoll verify`, then start the app again.",
             Error::Io { .. } => "Check the folder and its permissions.",
             Error::Sqlite { .. } => "Read SQLite's message; the database is as it was.",
         }

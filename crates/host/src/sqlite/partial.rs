@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,9 +39,12 @@ impl Partial {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(Error::io(&path, "create", e)),
             };
-            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-                .map_err(|e| Error::io(&path, "lock", e.into()))?;
-            return Ok(Partial { path, lock, published: false });
+            // Before it is locked, somebody who clears up may take it for a leftover; then another one is begun.
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_still(&path, &lock) => return Ok(Partial { path, lock, published: false }),
+                Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(e) => return Err(Error::io(&path, "lock", e.into())),
+            }
         }
     }
 
@@ -93,11 +96,33 @@ pub(crate) fn remove_with_sides(path: &Path) {
     }
 }
 
+fn is_still(path: &Path, file: &File) -> bool {
+    let of = |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let here = of(file.metadata());
+    here.is_some() && of(fs::metadata(path)) == here
+}
+
+/// A file in the making whose owner is gone. It is locked as long as this lives, so that nobody begins to use it while
+/// it is removed.
+#[derive(Debug)]
+pub struct Leftover {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl std::ops::Deref for Leftover {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Files in the making whose owner is gone.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn leftovers(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
+pub fn leftovers(folder: &Path, name: &str) -> Result<Vec<Leftover>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -114,13 +139,12 @@ pub fn leftovers(folder: &Path, name: &str) -> Result<Vec<PathBuf>, Error> {
             continue;
         }
         // A file being made in this process is locked by another description of it, so this says "held" too.
-        let abandoned = File::open(entry.path())
-            .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok());
-        if abandoned {
-            found.push(entry.path());
+        let Ok(lock) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            found.push(Leftover { path: entry.path(), _lock: lock });
         }
     }
-    found.sort();
+    found.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(found)
 }
 
@@ -153,4 +177,43 @@ pub(crate) fn room(folder: &Path, need: u64) -> Result<(), Error> {
         rustix::fs::statvfs(folder).map_err(|e| Error::io(folder, "ask for free room in", e.into()))?;
     let have = found.f_bavail.saturating_mul(found.f_frsize);
     if have < need { Err(Error::NoRoom { folder: folder.to_owned(), need, have }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two backups at once: one took the other's file, which was made and not yet locked, for a leftover.
+    #[test]
+    fn what_is_being_begun_is_never_cleared_away_as_a_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        for left in leftovers(folder.path(), "shop.db").unwrap() {
+                            remove_with_sides(&left);
+                        }
+                        let begun = Partial::new(folder.path(), "shop.db").unwrap();
+                        assert!(begun.path().exists(), "{} was taken away", begun.path().display());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_dead_owner_left_is_found_and_what_somebody_makes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = Partial::new(folder.path(), "shop.db").unwrap();
+        fs::write(folder.path().join("shop.db.partial-1-1"), "x").unwrap();
+        fs::write(folder.path().join("shop.db.backup.20260101_000000"), "x").unwrap();
+        let found = leftovers(folder.path(), "shop.db").unwrap();
+        assert_eq!(
+            found.iter().map(|left| left.path.clone()).collect::<Vec<_>>(),
+            [folder.path().join("shop.db.partial-1-1")]
+        );
+        drop(begun);
+    }
 }

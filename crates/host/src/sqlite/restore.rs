@@ -16,13 +16,13 @@ use rusqlite::config::DbConfig;
 use super::backup::{Request, create};
 use super::compressed;
 use super::connection::{
-    ForeignKeys, JournalMode, beside, journal_mode, open_finished, open_read, open_write,
+    ForeignKeys, JournalMode, beside, index_left_log, journal_mode, open_finished, open_read, open_write,
 };
 use super::control::{Control, Phase};
 use super::copy::copy;
 use super::fingerprint::{Depth, interrupted};
 use super::manifest::Manifest;
-use super::partial::{Partial, room, sync_file, sync_folder_of};
+use super::partial::{Partial, remove_with_sides, room, sync_file, sync_folder_of};
 use super::verify::{self, hash_file};
 use super::{Error, Fingerprint, Limits, Watcher, openers};
 use crate::backups::Name;
@@ -118,7 +118,7 @@ pub struct Restored {
 /// Restores `backup` into `target`. The backup is verified first, and what is replaced is kept.
 ///
 /// # Errors
-/// The target is untouched in every case. [`Error::BadBackup`]; [`Error::Changed`] when `guard` does not hold or somebody
+/// The target is untouched in every case but [`Error::NotReadBack`], where it is the backup. [`Error::BadBackup`]; [`Error::Changed`] when `guard` does not hold or somebody
 /// wrote meanwhile; [`Error::Busy`]; [`Error::InUse`] when the file would have to be renamed over; [`Error::NoRoom`];
 /// [`Error::Stopped`] and [`Error::Deadline`].
 pub fn into(
@@ -135,7 +135,11 @@ pub fn into(
         proven(backup, control)?
     };
     let source = open_finished(proven.file())?;
-    let mut restored = match open_read(target) {
+    // The present rows are read and replaced through several connections. What is wrong with the target is told below.
+    let index = index_left_log(target).ok().flatten();
+    let opened = open_read(target);
+    drop(index);
+    let mut restored = match opened {
         Ok(reader) if page_size(&reader, target)? == page_size(&source, backup)? => {
             match through(&proven, &source, reader, target, guard, options, control) {
                 // Readable at its first page only: it cannot be copied aside page by page.
@@ -268,7 +272,8 @@ fn through(
             .map_err(failed("opening for writing"))?;
     }
     let locked = write_pages(source, &mut writer, &witness, target, options, control)?;
-    let content = read_back(proven, &witness.reader, target, options, control)?;
+    let content = read_back(proven, &witness.reader, target, options, control)
+        .map_err(|error| not_read_back(target, Some(&kept), &error))?;
     // In this order: the writer is the last to close, and the descriptor below the connections is closed at the end.
     let Witness { reader, header, .. } = witness;
     drop(reader);
@@ -323,6 +328,11 @@ fn write_pages(
             _ => thread::sleep(Duration::from_millis(5)),
         }
     }
+}
+
+fn not_read_back(target: &Path, kept: Option<&Path>, error: &Error) -> Error {
+    let why = error.to_string();
+    Error::NotReadBack { path: target.to_owned(), kept: kept.map(Path::to_owned), why }
 }
 
 fn read_back(
@@ -453,16 +463,23 @@ fn replace(
 ) -> Result<Restored, Error> {
     let exists = target.exists();
     nobody_has_it(target, options)?;
+    let mut folded = None;
     let kept = if !exists {
         None
     } else if healthy {
-        fold_in(target)?;
+        folded = Some(Folded::of(target)?);
         Some(keep(target, options, control)?)
     } else {
         Some(keep_damaged(target, options)?)
     };
-    let partial = build(backup, target, control)?;
-    nobody_has_it(target, options)?;
+    let built = build(backup, target, control);
+    let partial = built.and_then(|partial| nobody_has_it(target, options).map(|()| partial));
+    // The damaged one stays where it is: a second one would only take up room.
+    let again = kept.as_deref().filter(|_| partial.is_err() && !healthy);
+    if let Some(again) = again {
+        remove_with_sides(again);
+    }
+    let partial = partial?;
     let locked = Instant::now();
     // A log or journal left beside the new file would be replayed into it.
     for suffix in ["-wal", "-shm", "-journal"] {
@@ -475,9 +492,13 @@ fn replace(
     }
     sync_folder_of(target)?;
     partial.replace(target)?;
+    if let Some(folded) = folded {
+        folded.is_replaced();
+    }
     let locked = locked.elapsed();
-    let reader = open_read(target)?;
-    let content = read_back(backup, &reader, target, options, control)?;
+    let content = open_read(target)
+        .and_then(|reader| read_back(backup, &reader, target, options, control))
+        .map_err(|error| not_read_back(target, kept.as_deref(), &error))?;
     Ok(Restored {
         method: Method::Renamed,
         kept,
@@ -501,25 +522,56 @@ fn nobody_has_it(target: &Path, options: &Options) -> Result<(), Error> {
     Err(Error::InUse { path: target.to_owned(), why })
 }
 
-/// Folds the log into the file. SQLite leaves WAL mode only for the sole connection, which proves it too.
-fn fold_in(target: &Path) -> Result<(), Error> {
-    let writer = open_write(target, ForeignKeys::Off)?;
-    let mode: String = writer
-        .query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
-        .map_err(|e| Error::of(target, "folding the log in", &e))?;
-    if mode == "delete" {
-        Ok(())
-    } else {
-        Err(Error::InUse { path: target.to_owned(), why: "its log could not be folded in".into() })
+/// A database whose log is folded into its file. Unless it is replaced, it goes back to WAL mode.
+struct Folded<'a> {
+    target: &'a Path,
+    was_wal: bool,
+}
+
+impl<'a> Folded<'a> {
+    /// SQLite leaves WAL mode only for the sole connection, which proves it too.
+    fn of(target: &'a Path) -> Result<Self, Error> {
+        let failed = |e: rusqlite::Error| Error::of(target, "folding the log in", &e);
+        let writer = open_write(target, ForeignKeys::Off)?;
+        let was_wal = journal_mode(&writer).map_err(failed)? == JournalMode::Wal;
+        let mode: String =
+            writer.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(failed)?;
+        if mode == "delete" {
+            Ok(Folded { target, was_wal })
+        } else {
+            Err(Error::InUse { path: target.to_owned(), why: "its log could not be folded in".into() })
+        }
+    }
+
+    fn is_replaced(mut self) {
+        self.was_wal = false;
+    }
+}
+
+impl Drop for Folded<'_> {
+    fn drop(&mut self) {
+        if self.was_wal {
+            // Best effort: every row is there in either mode, and an app sets the mode that it wants.
+            let _ = open_write(self.target, ForeignKeys::Off)
+                .map(|writer| writer.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())));
+        }
     }
 }
 
 /// Copies a damaged database and what lies beside it as plain files: nobody has it open, this process neither.
 fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
     durable::create_dir(&options.folder, durable::PRIVATE_DIR)?;
+    let files = ["", "-wal", "-journal"].map(|suffix| beside(target, suffix));
+    let bytes: u64 = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|found| found.len()).sum();
+    room(&options.folder, bytes + (1 << 20))?;
     let aside = aside(target, "damaged", options);
+    copy_plainly(target, &aside).inspect_err(|_| remove_with_sides(&aside))?;
+    Ok(aside)
+}
+
+fn copy_plainly(target: &Path, aside: &Path) -> Result<(), Error> {
     for suffix in ["", "-wal", "-journal"] {
-        let (from, to) = (beside(target, suffix), beside(&aside, suffix));
+        let (from, to) = (beside(target, suffix), beside(aside, suffix));
         match fs::copy(&from, &to) {
             Ok(_) => {
                 fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
@@ -530,8 +582,7 @@ fn keep_damaged(target: &Path, options: &Options) -> Result<PathBuf, Error> {
             Err(e) => return Err(Error::io(&from, "keep", e)),
         }
     }
-    sync_folder_of(&aside)?;
-    Ok(aside)
+    sync_folder_of(aside)
 }
 
 /// Builds the new file beside the target, with the target's owner and mode, and proves that it is the backup.

@@ -91,6 +91,10 @@ pub const SEVEN: [&str; 7] =
 /// check.
 pub fn examine(path: &Path, wanted: &Wanted, control: &mut Control<'_>) -> Result<Verification, Error> {
     let mut found = Verification::new();
+    if path.is_dir() {
+        found.add("file_exists", Verdict::Fail, format!("{} is a folder", path.display()));
+        return Ok(found.skip_from(1, "there is no database"));
+    }
     let mut connection = match open_read(path) {
         Ok(connection) => connection,
         Err(Error::Absent { .. }) => {

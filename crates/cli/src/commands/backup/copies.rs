@@ -27,8 +27,13 @@ pub(super) fn copy(global: &Global, args: &BackupCopyArgs, ui: &Ui) -> Result<()
         Destination::Folder(_) => S3::default().place(&dest),
         Destination::S3 { .. } => s3().unwrap_or_default().place(&dest),
     };
-    let copied = to(&file, &place, args.new_disk, ui)
-        .map_err(|error| told(&format!("{} was not copied", file.display()), &error))?;
+    let copied = to(&file, &place, args.new_disk, ui).map_err(|error| {
+        let what = match &error {
+            copies::Error::NotNoted(_) => "was copied, and `plimsoll status` does not know of it",
+            _ => "was not copied",
+        };
+        told(&format!("{} {what}", file.display()), &error)
+    })?;
     show(&place, &copied, ui);
     Ok(())
 }
@@ -159,6 +164,8 @@ pub(super) fn drill(place: &Place, ui: &Ui) -> Result<(), Error> {
     std::fs::create_dir(&scratch).map_err(|error| {
         Error::failed(format!("no scratch folder could be made at {}", scratch.display()))
             .why(error.to_string())
+            .state("the database and the backups are as they were")
+            .next("free some room, or see who may write there")
     })?;
     let mut failed = Vec::new();
     let stop = stop_on_signals();

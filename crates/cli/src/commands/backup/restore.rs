@@ -47,6 +47,11 @@ pub(super) fn restore(global: &Global, args: &BackupRestoreArgs, ui: &Ui) -> Res
 }
 
 fn not_restored(error: &sqlite::Error, unknown: bool) -> Error {
+    if let sqlite::Error::NotReadBack { kept, .. } = error {
+        let kept = kept.as_ref().map(|kept| format!("; what was there is kept: {}", kept.display()));
+        let state = format!("the database is the backup's now{}", kept.unwrap_or_default());
+        return failed("the backup was restored, and not read back", error).state(state);
+    }
     let told = failed("the backup was not restored", error).state("the database is as it was");
     match error {
         // The file would have to be replaced, and this user cannot see into every process.
@@ -145,8 +150,11 @@ fn beside(file: &Path, to: &Path, stop: Stop, ui: &Ui) -> Result<(), Error> {
     options.app_stopped = true;
     let step = ui.progress("Restore into a new file");
     let mut control = Control::new(stop, |at| step.at(at.done, at.total, at.unit));
-    let restored = into(file, to, Guard::Any, &options, &mut control)
-        .map_err(|error| failed("the backup was not restored", &error).state("no new file was made"))?;
+    let restored = into(file, to, Guard::Any, &options, &mut control).map_err(|error| match &error {
+        sqlite::Error::NotReadBack { .. } => not_restored(&error, false)
+            .state(format!("{} is the backup's; no other file was changed", to.display())),
+        _ => failed("the backup was not restored", &error).state("no new file was made"),
+    })?;
     drop(control);
     drop(step);
     show(to, file, &restored, ui);

@@ -14,8 +14,10 @@ pub(super) fn verify(global: &Global, args: &BackupVerifyArgs, ui: &Ui) -> Resul
     let file = typed(global, &args.place, &args.file)?;
     let step = ui.progress("Verify the backup");
     let mut control = Control::new(stop_on_signals(), |at| step.at(at.done, at.total, at.unit));
-    let report = verify::backup(&file, &mut control)
-        .map_err(|error| failed(format!("{} could not be verified", file.display()), &error))?;
+    let report = verify::backup(&file, &mut control).map_err(|error| {
+        failed(format!("{} could not be verified", file.display()), &error)
+            .state("nothing was changed; whether it is sound is unknown")
+    })?;
     drop(control);
     drop(step);
     let sound = report.sound();
