@@ -140,6 +140,25 @@ fn the_reference_of_commands_is_what_the_program_says_now() {
     assert!(written == output.stdout, "make docs/cli.md anew: plimsoll man --markdown > docs/cli.md");
 }
 
+/// A rule that is in the code and not in the table is one that nobody can look up.
+#[test]
+fn every_rule_of_migrations_is_in_the_guide_with_where_it_shows() {
+    let rule = Regex::new(r#": Rule = Rule\(\s*"([a-z-]+)""#).unwrap();
+    let guide = fs::read_to_string(workspace().join("docs/guides/migrations.md")).unwrap();
+    let mut seen = 0;
+    for file in files(&workspace().join("crates/host/src"), ".rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        for found in rule.captures_iter(&text) {
+            let row = guide
+                .lines()
+                .find(|line| line.starts_with("| ") && line.contains(&format!("`{}`", &found[1])));
+            assert!(row.is_some(), "{} of {} is not in docs/guides/migrations.md", &found[1], file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 35, "only {seen} rules were found");
+}
+
 #[test]
 fn completions_and_manual_pages_are_made_for_every_command() {
     let sandbox = Sandbox::new();

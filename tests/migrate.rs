@@ -217,6 +217,50 @@ fn somebody_else_who_holds_the_write_lock_is_no_reason_to_apply_half() {
 }
 
 #[test]
+fn of_two_that_migrate_at_once_one_does_and_the_other_says_why_it_did_not() {
+    let slow = "CREATE TABLE numbers AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400000)
+                SELECT i FROM n;";
+    let alone = Alone::new(&[("migrations/0002_numbers.sql", slow)]);
+    let folder = alone.folder().join("migrations");
+    let place = ["--db", alone.db.to_str().unwrap(), "--dir", folder.to_str().unwrap()];
+    let up = || alone.sandbox.start(&[&["migrate", "up"], &place[..]].concat());
+    let both = [up(), up()].map(plimsoll_testkit::Running::wait);
+    assert!(both.iter().any(|output| output.said().contains("0002_numbers.sql")), "{both:?}");
+    for output in &both {
+        match output.code {
+            Some(0) => {}
+            _ => drop(output.exits(3).says("another command is changing this database")),
+        }
+    }
+    assert_eq!(alone.number("SELECT count(*) FROM schema_version WHERE version = 2"), 1);
+    assert_eq!(alone.number("SELECT count(*) FROM numbers"), 400_000);
+    alone.migrate(&["up"]).exits(0).says("nothing is pending");
+}
+
+/// The code that runs is known by its release; a plan shows the same.
+#[test]
+fn code_that_puts_rows_in_by_position_is_named_before_a_column_makes_it_fail() {
+    let sandbox = Sandbox::new();
+    let by_position = ("reports.py", "import db\ndb.execute(\"INSERT INTO users VALUES (NULL, ?)\")\n");
+    sandbox.release("{}", &[by_position]);
+    let serve = sandbox.live();
+    fs::create_dir(sandbox.root().join("more")).unwrap();
+    fs::write(sandbox.root().join("more/0001_shop.sql"), shop::FIRST.1).unwrap();
+    fs::write(sandbox.root().join("more/0002_nickname.sql"), shop::ADD_COLUMN.1).unwrap();
+    let lint = sandbox.plimsoll(&["migrate", "lint", "--dir", "more"]);
+    lint.exits(0).says("reports.py:2 by-position").says("instead: name the columns");
+    let alone = sandbox.plimsoll(&["migrate", "lint", "--dir", "more", "--db", "shared/store.db"]);
+    alone.exits(0).says("by-position");
+    sandbox.release("{}", &[shop::ADD_COLUMN]);
+    sandbox
+        .plimsoll(&["plan"])
+        .exits(0)
+        .says("look at")
+        .says("reports.py:2 by-position: a row goes into users");
+    drop(serve);
+}
+
+#[test]
 fn the_configured_database_is_left_to_deployments_while_serve_runs() {
     let sandbox = Sandbox::new();
     let serve = sandbox.live();

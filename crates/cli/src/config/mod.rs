@@ -29,9 +29,9 @@ pub(crate) use duration::show as show_duration;
 pub(crate) use mistake::ConfigError;
 pub(crate) use secret::{Secret, SecretError, Setting, Settings, reveal_all};
 pub(crate) use sections::{
-    App, Build, Commands, Dashboard, Database, Front, Log, LogSource, MailTls, Migrations, Notify, Occasion,
-    People, Query, Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch, WebhookKind, Window,
-    Worker, WorkerKind,
+    App, Build, Commands, Dashboard, Database, Front, HOLD_BUDGET, Log, LogSource, MailTls, Migrations,
+    Notify, Occasion, People, Query, Rehearsal, Service, ServiceKind, Smtp, Source, Visitor, Watch,
+    WebhookKind, Window, Worker, WorkerKind,
 };
 pub(crate) use url::{DatabaseUrl, Destination, Listen, PublicUrl};
 

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 use super::form::{app_name, command, commands, git_url, path, pointer, settings, within};
 use super::mistake::{Mistake, Mistakes, Unfit};
 use super::secret::Secret;
+use super::sections::HOLD_BUDGET;
 use super::table::{At, Table};
 use super::url::{self, DatabaseUrl, PublicUrl};
 use super::{
@@ -170,7 +171,7 @@ fn front(table: &Table<'_>) -> Option<Front> {
     let listen = table.required("listen", "\"127.0.0.1:8080\"").and_then(|text| table.fit(text, url::listen));
     let hold_budget = table.limit("hold_budget");
     let drain = table.duration("drain", duration::parse);
-    let budget = hold_budget.as_ref().map_or(Duration::from_secs(10), |b| b.value);
+    let budget = hold_budget.as_ref().map_or(HOLD_BUDGET, |b| b.value);
     let drained = drain.as_ref().map_or(Duration::from_secs(5), |d| d.value);
     if drained >= budget
         && (!table.has("hold_budget") || hold_budget.is_some())

@@ -129,6 +129,9 @@ impl Commands {
     }
 }
 
+/// How long a hold may last when nothing says so.
+pub(crate) const HOLD_BUDGET: Duration = Duration::from_secs(10);
+
 /// `[front]`
 #[derive(Clone, Debug)]
 pub(crate) struct Front {

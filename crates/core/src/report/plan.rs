@@ -65,6 +65,8 @@ pub struct Plan {
     pub settings: Vec<String>,
     /// What the run needs on the disk and what is free, bytes.
     pub disk: Option<(u64, u64)>,
+    /// What stands out in the migrations and in how old and new code meet them: each with why and what to do instead.
+    pub remarks: Vec<String>,
     /// What the rehearsal saw, a line each: verdict, name and why.
     pub checks: Vec<Seen>,
     /// What only a person can answer.
@@ -144,6 +146,7 @@ impl Plan {
             files: review.map(files).unwrap_or_default(),
             settings: review.map(settings).unwrap_or_default(),
             disk: rehearsal.disk,
+            remarks: state.checks.iter().flat_map(|(_, check)| texts(check, "remarks")).collect(),
             checks: state
                 .checks
                 .iter()
@@ -273,6 +276,7 @@ fn lines(plan: &Plan) -> Vec<(&'static str, String)> {
     if let Some((need, free)) = plan.disk {
         add("disk", vec![format!("needs {} MiB, {} MiB are free", need >> 20, free >> 20)]);
     }
+    add("look at", plan.remarks.clone());
     let open = plan.checks.iter().filter(|seen| matches!(seen.verdict, Verdict::Unknown | Verdict::Fail));
     add("not seen", open.map(|seen| format!("{}: {}", seen.name, seen.why)).collect());
     add("to answer", plan.questions.iter().map(|question| (*question).to_owned()).collect());
@@ -502,6 +506,18 @@ mod tests {
             assert!(text.contains(said), "{said}\n{text}");
         }
         assert!(text.lines().count() <= 30, "{text}");
+    }
+
+    #[test]
+    fn what_stands_out_is_shown_with_why_and_what_to_do() {
+        let mut entries = tape(&Rehearsal::default(), None);
+        let said = "000001-aaaaaaa by-position: a row goes into orders; why; instead: name the columns";
+        let check = Check::pass("pre.review", "Schema before and after").with("remarks", vec![said]);
+        let event = Event::Checked { step: Step::Rehearse, check };
+        entries.push(Entry { seq: 90, at: String::new(), moment: Moment(0), event });
+        let plan = Plan::of(&entries);
+        assert_eq!(plan.remarks, [said]);
+        assert!(plan_text(&plan).contains(&format!("look at     {said}")), "{}", plan_text(&plan));
     }
 
     #[test]

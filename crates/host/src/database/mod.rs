@@ -232,6 +232,7 @@ impl RunDatabase {
                     .with("other_mode", outcome.other.clone()),
             );
         }
+        checks.extend(tried::remarked(&pending, &outcomes));
         let migrate_ms = outcomes.iter().map(|outcome| ms(outcome.took)).sum();
         let described = |version: u64| {
             pending.iter().find(|m| m.version == version).map(|m| m.description.clone()).unwrap_or_default()

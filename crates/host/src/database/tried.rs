@@ -17,8 +17,9 @@ use crate::rehearsal::{self, Candidate, Findings, Proof, Spec};
 use crate::service::App;
 use crate::sqlite::backup;
 use crate::sqlite::copy::copy;
+use crate::sqlite::migration::Migration;
 use crate::sqlite::trial::Outcome;
-use crate::sqlite::{Limits, compressed, verify};
+use crate::sqlite::{Limits, compressed, lint, verify};
 
 /// The folder of a rehearsal's own snapshot, in the run's.
 const SNAPSHOT: &str = "snapshot";
@@ -213,6 +214,18 @@ impl RunDatabase {
         }
         Ok(())
     }
+}
+
+/// What stands out in the migrations: dangers and warnings. Losses have a place of their own, and how long it may take
+/// is for the strategy to say.
+pub(super) fn remarked(pending: &[Migration], outcomes: &[Outcome]) -> Option<Check> {
+    let texts = pending.iter().flat_map(lint::text);
+    let seen = outcomes.iter().flat_map(|outcome| lint::tried(outcome, Duration::MAX));
+    let mut remarks: Vec<_> =
+        texts.chain(seen).filter(|r| r.severity != lint::Severity::Note && r.rule != "loss").collect();
+    remarks.sort_by(|a, b| (a.severity, &a.file, a.line).cmp(&(b.severity, &b.file, b.line)));
+    let check = Check::pass("pre.review", "What stands out in the migrations");
+    (!remarks.is_empty()).then(|| rehearsal::with_remarks(check, &remarks))
 }
 
 /// The loss of one version alone: `7:drop:sso_nonce`.

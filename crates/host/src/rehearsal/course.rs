@@ -1,5 +1,6 @@
 //! The course of a rehearsal: the new release, the old one, the restore; and what each has shown.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +9,11 @@ use plimsoll_core::ports::{Failure, FailureKind};
 
 use super::bench::Bench;
 use super::tryout::Tried;
-use super::{Findings, NEW, OLD, Proof, Spec, ms};
+use super::{Findings, NEW, OLD, Proof, Spec, ms, old_code};
 use crate::sqlite::census::Census;
 use crate::sqlite::connection::{ForeignKeys, open_own, open_read};
 use crate::sqlite::fingerprint::{Depth, Fingerprint};
+use crate::sqlite::lint::Remark;
 use crate::sqlite::restore::{self, Guard};
 use crate::sqlite::schema::{self, Object};
 use crate::sqlite::script::Named;
@@ -22,13 +24,15 @@ pub(super) struct Course<'a> {
     spec: &'a Spec,
     bench: Bench,
     findings: Findings,
+    /// What stands out about the new release's changes of the schema.
+    remarks: Vec<Remark>,
 }
 
 impl Course<'_> {
     pub(super) fn new(spec: &Spec, bench: Bench) -> Course<'_> {
         let mut findings = Findings::not_tried("it was not come to");
         findings.checks.clear();
-        Course { spec, bench, findings }
+        Course { spec, bench, findings, remarks: Vec::new() }
     }
 
     pub(super) fn run(mut self) -> Findings {
@@ -80,7 +84,8 @@ impl Course<'_> {
             census = after;
         }
         let objects = self.objects()?;
-        let tried = self.bench.try_release(self.spec, &self.spec.new, &folder)?;
+        let last = self.spec.old.is_none();
+        let tried = self.bench.try_release(self.spec, &self.spec.new, &folder, last)?;
         self.findings.times.startup_ms = Some(tried.startup_ms);
         self.findings.times.stop_ms = Some(tried.stop_ms);
         self.findings.times.smoke_ms = Some(tried.smoke_ms);
@@ -90,10 +95,13 @@ impl Course<'_> {
             let now = self.census()?;
             self.judge(&census, &now);
         }
+        let changed = &self.findings.schema_changed_at_start;
+        self.remarks.extend(old_code::several(&self.spec.new.id.0, tried.processes, changed));
         self.review(&after);
         let verdict = tried.verdict(self.spec, &self.bench);
         self.take_smoke("On a copy: ", &tried);
         self.findings.checks.push(tried.opened.clone());
+        self.findings.checks.extend(tried.patience);
         if !copied.notes.is_empty() {
             let notes = Check::pass("pre.staging", "The copy of the release").with("notes", copied.notes);
             self.findings.checks.push(notes.with("files", copied.files).with("bytes", copied.bytes));
@@ -137,11 +145,14 @@ impl Course<'_> {
     /// The old release: whatever comes of it, the deployment goes on.
     fn old_release(&mut self) -> Proof {
         let Some(old) = &self.spec.old else { return Proof::NotTried(String::new()) };
-        let tried =
-            self.bench.copy(old).and_then(|(folder, _)| self.bench.try_release(self.spec, old, &folder));
+        let tried = self
+            .bench
+            .copy(old)
+            .and_then(|(folder, _)| self.bench.try_release(self.spec, old, &folder, true));
         match tried {
             Ok(tried) => {
                 self.findings.times.old_startup_ms = Some(tried.startup_ms);
+                self.findings.checks.extend(tried.patience.clone());
                 match tried.verdict(self.spec, &self.bench) {
                     Ok(()) => Proof::Proven,
                     Err(failure) => Proof::Failed(failure),
@@ -158,7 +169,10 @@ impl Course<'_> {
         match &self.findings.old_on_new {
             Proof::Proven => proven(Check::pass("pre.rollback", OLD), "proven"),
             Proof::Failed(failure) => {
-                proven(Check::unknown("pre.rollback", OLD, failure.to_string()), "refuted")
+                let said = format!("{failure} {}", self.bench.log.tail(40).join(" "));
+                let remark = old_code::failure(&self.old_id(), &said);
+                let check = Check::unknown("pre.rollback", OLD, failure.to_string());
+                proven(old_code::with_remarks(check, remark.as_slice()), "refuted")
             }
             Proof::NotTried(why) => proven(Check::skipped("pre.rollback", OLD, why.as_str()), "not proven"),
         }
@@ -236,10 +250,23 @@ impl Course<'_> {
             Err(sqlite::Error::Absent { .. }) => Ok(Vec::new()),
             Err(error) => Err(error.to_string()),
         };
-        self.findings.checks.push(match before {
+        let check = match before {
             Ok(before) => Check::pass("pre.review", name).with("schema", differences(&before, after)),
             Err(why) => Check::unknown("pre.review", name, why),
-        });
+        };
+        if let Some(old) = &self.spec.old {
+            // When that cannot be read, the old release itself says more: it is tried.
+            let widened = self.widened(live).unwrap_or_default();
+            self.remarks.extend(old_code::by_position(&old.folder, &widened));
+        }
+        self.findings.checks.push(old_code::with_remarks(check, &self.remarks));
+    }
+
+    /// The tables that have more columns than production's.
+    fn widened(&self, live: &Path) -> Option<Vec<String>> {
+        let before = schema::tables(&open_read(live).ok()?).ok()?;
+        let after = self.read(schema::tables).ok()??;
+        Some(schema::widened(&before, &after))
     }
 }
 

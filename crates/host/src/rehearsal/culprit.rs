@@ -32,6 +32,35 @@ pub(super) fn lines_that_name(folder: &Path, paths: &[PathBuf]) -> Vec<String> {
     found
 }
 
+/// Where files below `folder` put rows into one of the tables without naming its columns: file, line, table.
+pub(super) fn inserts_by_position(folder: &Path, tables: &[String]) -> Vec<(String, usize, String)> {
+    let names: Vec<String> = tables.iter().map(|table| regex::escape(table)).collect();
+    let insert = format!(
+        r#"(?i)\b(?:insert(?:\s+or\s+\w+)?|replace)\s+into\s+(?:main\.)?["'`\[]?({})["'`\]]?\s+values\b"#,
+        names.join("|")
+    );
+    let Ok(insert) = regex::Regex::new(&insert) else { return Vec::new() };
+    let mut found = Vec::new();
+    each_file(folder, &mut |file, size| {
+        if size > LARGEST || found.len() >= MOST || is_migration(file) {
+            return;
+        }
+        let Ok(bytes) = fs::read(file) else { return };
+        let text = String::from_utf8_lossy(&bytes);
+        let Some(hit) = insert.captures(&text) else { return };
+        let (at, table) = (hit.get(0).map_or(0, |hit| hit.start()), &hit[1]);
+        let line = 1 + text[..at].matches('\n').count();
+        found.push((file.strip_prefix(folder).unwrap_or(file).display().to_string(), line, table.to_owned()));
+    });
+    found.sort();
+    found
+}
+
+/// SQL that ran before is not what the release does.
+fn is_migration(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "sql")
+}
+
 /// The SQLite databases below `folder` that were written since then, without the one that is meant to be.
 pub(super) fn databases_written(folder: &Path, since: SystemTime, meant: &Path) -> Vec<PathBuf> {
     let meant = fs::canonicalize(meant).unwrap_or_else(|_| meant.to_owned());
@@ -88,6 +117,21 @@ mod tests {
         fs::write(dir.path().join("other.py"), "DB = '/srv/shop/other.db'").unwrap();
         let found = lines_that_name(dir.path(), &[PathBuf::from("/srv/shop/store.db")]);
         assert_eq!(found, ["shop/config.py:3"]);
+    }
+
+    #[test]
+    fn inserts_that_name_no_columns_are_found_and_those_that_do_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("a.py", "x = 1\ndb.execute('insert or replace into\n  \"orders\" VALUES (?, ?)')");
+        write(
+            "b.js",
+            "run('INSERT INTO orders (id, total) VALUES (?, ?)'); run('INSERT INTO lines VALUES (1)')",
+        );
+        write("c.rb", "sql = 'INSERT INTO orders_old VALUES (1)'");
+        write("0001_seed.sql", "INSERT INTO orders VALUES (1, 2)");
+        let found = inserts_by_position(dir.path(), &["orders".to_owned()]);
+        assert_eq!(found, [("a.py".to_owned(), 2, "orders".to_owned())]);
     }
 
     #[test]

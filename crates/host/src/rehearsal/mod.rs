@@ -11,6 +11,8 @@ mod course;
 mod culprit;
 mod findings;
 mod network;
+mod old_code;
+mod patience;
 mod tryout;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ use crate::sqlite::Stop;
 use bench::{Bench, Scratch};
 use course::Course;
 pub use findings::{Confinement, Findings, Proof, Times};
+pub use old_code::by_position;
+pub(crate) use old_code::with_remarks;
 
 /// The two checks that every rehearsal gives.
 const NEW: &str = "The new release on a copy of the database";
@@ -183,6 +187,17 @@ pub(crate) mod tests {
             println!("socket: {:?}", std::os::unix::net::UnixStream::connect(socket));
         }
         let kept = if first("open").is_some() { None } else { Some(open().unwrap()) };
+        if let (Some(kept), Some(_)) = (&kept, first("impatient")) {
+            kept.busy_timeout(Duration::ZERO).unwrap();
+        }
+        let _worker = first("worker").map(|_| {
+            let script = "exec 9<\"$DATABASE_PATH\"; echo open; exec sleep 600";
+            let piped = std::process::Stdio::piped();
+            let mut worker =
+                std::process::Command::new("sh").args(["-c", script]).stdout(piped).spawn().unwrap();
+            BufReader::new(worker.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+            worker
+        });
         for sql in conf("migrate") {
             kept.as_ref().unwrap().execute_batch(&sql).unwrap();
         }
@@ -203,7 +218,10 @@ pub(crate) mod tests {
             let said = match line.split(' ').nth(1).unwrap_or_default() {
                 "/healthz" => Ok("well".to_owned()),
                 "/checkout" if first("broken").is_some() => Err("KeyError: cart".to_owned()),
-                "/checkout" => query("INSERT INTO orders (total) VALUES (7) RETURNING id"),
+                "/checkout" => {
+                    let usual = "INSERT INTO orders (total) VALUES (7) RETURNING id".to_owned();
+                    query(&first("insert").unwrap_or(usual))
+                }
                 "/spy" => Ok(spy()),
                 "/die" => std::process::abort(),
                 _ => query(&first("query").unwrap_or("SELECT count(*) FROM orders".to_owned())),
@@ -391,6 +409,7 @@ pub(crate) mod tests {
             "On a copy: Homepage",
             "On a copy: Checkout",
             "The copy opened the database that it was given",
+            patience::NAME,
             OLD,
             "The backup restored over the migrated copy",
         ];
@@ -558,6 +577,85 @@ pub(crate) mod tests {
         assert_eq!(verdicts(&findings, Verdict::Fail), Vec::<&str>::new());
         let old = findings.checks.iter().find(|check| check.name == OLD).unwrap();
         assert_eq!((old.verdict, &old.evidence["code_only"]), (Verdict::Unknown, &"refuted".into()));
+    }
+
+    fn remarks(findings: &Findings) -> Vec<String> {
+        let lists = findings.checks.iter().filter_map(|check| check.evidence.get("remarks")?.as_array());
+        lists.flatten().map(|remark| remark.as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn writes_of_the_old_release_that_a_new_rule_refuses_are_named() {
+        let new = "insert=INSERT INTO orders (total, note) VALUES (7, 'x') RETURNING id\n";
+        let shop = Shop::new(new, "");
+        let copy = Connection::open(&shop.spec.copy).unwrap();
+        copy.execute_batch(
+            "DROP TABLE orders; CREATE TABLE orders (id INTEGER PRIMARY KEY, total INT, note TEXT NOT NULL)",
+        )
+        .unwrap();
+        drop(copy);
+        let Some(findings) = shop.rehearse() else { return };
+        assert_eq!(findings.new, Proof::Proven, "{}", shop.log());
+        let said = remarks(&findings);
+        let told = said.iter().any(|text| {
+            text.starts_with("000001-aaaaaaa old-writes-refused: NOT NULL constraint failed: orders.note;")
+        });
+        assert!(told, "{said:?}");
+    }
+
+    #[test]
+    fn rows_that_the_old_release_puts_in_by_position_are_named_by_line_and_by_what_came_of_it() {
+        let by_name = "insert=INSERT INTO orders (total) VALUES (7) RETURNING id\n";
+        let shop =
+            Shop::new(by_name, "# the shop\ninsert=INSERT INTO orders VALUES (NULL, 7, NULL) RETURNING id\n");
+        let copy = Connection::open(&shop.spec.copy).unwrap();
+        copy.execute_batch("ALTER TABLE orders ADD COLUMN state TEXT").unwrap();
+        drop(copy);
+        let Some(findings) = shop.rehearse() else { return };
+        assert_eq!(findings.new, Proof::Proven, "{}", shop.log());
+        let said = remarks(&findings);
+        for begins in [
+            "app.conf:2 by-position: a row goes into orders;",
+            "000001-aaaaaaa by-position: table orders has 4 columns but 3 values were supplied;",
+        ] {
+            assert!(said.iter().any(|text| text.starts_with(begins)), "{begins}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn an_app_that_waits_for_no_lock_is_told_and_one_that_waits_is_not() {
+        let shop = Shop::new("", "impatient=yes\n");
+        let Some(findings) = shop.rehearse() else { return };
+        assert_eq!(findings.old_on_new, Proof::Proven, "what it does without a lock counts: {}", shop.log());
+        let told = findings.checks.iter().find(|check| check.name == patience::NAME).unwrap();
+        assert_eq!(told.verdict, Verdict::Unknown, "{told:?}");
+        assert!(told.why().contains("`Checkout`"), "{told:?}");
+        assert!(remarks(&findings)[0].contains("waits-for-no-lock"), "{:?}", remarks(&findings));
+        // The first release of all is tried by itself.
+        let mut shop = Shop::new("", "");
+        shop.spec.old = None;
+        let Some(findings) = shop.rehearse() else { return };
+        let told = findings.checks.iter().find(|check| check.name == patience::NAME).unwrap();
+        assert_eq!(told.verdict, Verdict::Pass, "{told:?}");
+    }
+
+    #[test]
+    fn several_processes_of_a_release_that_migrates_at_its_start_are_told() {
+        for (conf, told) in [
+            ("worker=yes\nmigrate=CREATE TABLE coupons (code TEXT)\n", true),
+            ("worker=yes\n", false),
+            ("migrate=CREATE TABLE coupons (code TEXT)\n", false),
+        ] {
+            let shop = Shop::new(conf, "");
+            let Some(findings) = shop.rehearse() else { return };
+            assert_eq!(findings.new, Proof::Proven, "{}", shop.log());
+            let said = remarks(&findings);
+            assert_eq!(
+                said.iter().any(|text| text.contains("several-migrate: 2 processes")),
+                told,
+                "{said:?}"
+            );
+        }
     }
 
     #[test]

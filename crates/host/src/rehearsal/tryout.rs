@@ -23,6 +23,10 @@ pub(super) struct Tried {
     pub(super) smoke_ms: u64,
     pub(super) smoke: Vec<Check>,
     pub(super) opened: Check,
+    /// How many of its processes had the copied database open at the end.
+    pub(super) processes: usize,
+    /// Whether it waits for a lock, when that was tried.
+    pub(super) patience: Option<Check>,
     /// Where its folder is, for looking at why.
     folder: PathBuf,
     interrupted: Option<Failure>,
@@ -66,12 +70,14 @@ impl Bench {
         Ok(())
     }
 
-    /// Starts the copy of a release, runs every smoke test, sees what it has open, and stops it.
+    /// Starts the copy of a release, runs every smoke test, sees what it has open, and stops it. The `last` one is also
+    /// seen to wait for a lock.
     pub(super) fn try_release(
         &mut self,
         spec: &Spec,
         candidate: &Candidate,
         folder: &Path,
+        last: bool,
     ) -> Result<Tried, Failure> {
         let begun = SystemTime::now();
         let words = self.launcher(spec, &candidate.folder)?;
@@ -112,7 +118,9 @@ impl Bench {
             let _ = smoke::run(&[first_page()], &target, Some(self.left()), &|| self.stop.wanted());
         }
         let smoke_ms = ms(asked.elapsed());
-        let opened = self.opened(&instance, opening.as_mut(), begun, folder);
+        let (opened, processes) = self.opened(&instance, opening.as_mut(), begun, folder);
+        let good = !outcomes.is_empty() && outcomes.iter().all(|o| o.check.verdict == Verdict::Pass);
+        let patience = (last && good).then(|| self.patience(spec, &candidate.id.0, &target));
         let died = instance.ended();
         let stopped = instance.stop(app.stop_timeout)?;
         let mut smoke: Vec<Check> = outcomes.into_iter().map(|outcome| outcome.check).collect();
@@ -127,6 +135,8 @@ impl Bench {
             smoke_ms,
             smoke,
             opened,
+            processes,
+            patience,
             folder: folder.to_owned(),
             interrupted: self.over(),
         })
@@ -139,26 +149,26 @@ impl Bench {
         opening: Option<&mut Opening>,
         begun: SystemTime,
         folder: &Path,
-    ) -> Check {
+    ) -> (Check, usize) {
         let unknown = |why: String| Check::unknown("pre.staging", OPENED, why);
         let Some(database) = self.places.database() else {
-            return Check::skipped("pre.staging", OPENED, "the database is no file");
+            return (Check::skipped("pre.staging", OPENED, "the database is no file"), 0);
         };
         let meanwhile = match opening.map(Opening::seen) {
-            Some(Err(error)) => return unknown(error.to_string()),
+            Some(Err(error)) => return (unknown(error.to_string()), 0),
             seen => seen.is_some_and(|seen| seen.unwrap_or(false)),
         };
         let pids: Vec<u32> = u32::try_from(instance.process().pid).into_iter().collect();
-        let verdict = match opened::opened(database, &pids) {
-            Ok(seen) => seen.verdict(meanwhile),
-            Err(error) => return unknown(error.to_string()),
+        let (verdict, processes) = match opened::opened(database, &pids) {
+            Ok(seen) => (seen.verdict(meanwhile), seen.by.len()),
+            Err(error) => return (unknown(error.to_string()), 0),
         };
         let wrong = |others: &[PathBuf]| {
             let shown = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
             let others: Vec<String> = others.iter().map(shown).collect();
             Check::fail("pre.staging", OPENED, format!("it opened {} instead", others.join(", ")))
         };
-        match verdict {
+        let check = match verdict {
             opened::Verdict::Opened => Check::pass("pre.staging", OPENED),
             opened::Verdict::Other(others) => wrong(&others),
             opened::Verdict::Unknown => unknown("its processes could not be looked into".to_owned()),
@@ -174,7 +184,8 @@ impl Bench {
                 }
                 others => wrong(&others),
             },
-        }
+        };
+        (check, processes)
     }
 
     /// The failure, with what a person has to know when it was the walls that the copy ran into.

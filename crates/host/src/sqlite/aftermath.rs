@@ -98,6 +98,11 @@ pub enum Seen {
         /// The index or the table.
         object: String,
     },
+    /// A column that every INSERT must give is new in a table that was there.
+    Required {
+        /// The column, with its table.
+        column: String,
+    },
     /// A column has a type of another kind, so SQLite stores values otherwise.
     Affinity {
         /// The column, with its table.
@@ -169,6 +174,12 @@ const JSON: Rule = Rule(
     "one row with malformed JSON makes the statement fail, and later every write of such a row",
     "check first: SELECT count(*) FROM t WHERE NOT json_valid(column); or guard it with CASE WHEN json_valid(...)",
 );
+const REQUIRED: Rule = Rule(
+    "required-column",
+    Severity::Warning,
+    "the release before does not know the column: each of its INSERTs into the table is refused from then on",
+    "give it a DEFAULT now; take that away in a later release, when every INSERT names the column",
+);
 const AFFINITY: Rule = Rule(
     "affinity",
     Severity::Warning,
@@ -203,6 +214,9 @@ impl Seen {
             }
             Seen::QuotedText { object, text } => QUOTED.at(file, None, format!("\"{text}\" in {object}")),
             Seen::OverJson { object } => JSON.at(file, None, object.as_str()),
+            Seen::Required { column } => {
+                REQUIRED.at(file, None, format!("{column} is NOT NULL without a default"))
+            }
             Seen::Affinity { column, before, after } => {
                 AFFINITY.at(file, None, format!("{column} becomes {after} instead of {before}"))
             }
@@ -308,6 +322,8 @@ fn compare(old: &Connection, new: &Connection, seen: &mut Vec<Seen>) -> rusqlite
     }
     for (table, now) in &is {
         let Some(then) = was.get(table) else { continue };
+        let fresh = required(new, table)?.into_iter().filter(|column| !then.has(column));
+        seen.extend(fresh.map(|column| Seen::Required { column: format!("{table}.{column}") }));
         for column in &now.columns {
             let before = then.columns.iter().find(|c| c.name.eq_ignore_ascii_case(&column.name));
             let Some(before) =
@@ -352,6 +368,14 @@ fn compare(old: &Connection, new: &Connection, seen: &mut Vec<Seen>) -> rusqlite
         }
     }
     Ok(())
+}
+
+/// The columns that an INSERT has to give: NOT NULL without a default. SQLite fills in an INTEGER PRIMARY KEY itself.
+fn required(connection: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        "SELECT name FROM pragma_table_xinfo(?1) WHERE hidden = 0 AND \"notnull\" AND dflt_value IS NULL AND pk = 0",
+    )?;
+    statement.query_map([table], |row| row.get(0))?.collect()
 }
 
 /// Whether the name is that of a helper beside a table that is there.

@@ -1,6 +1,8 @@
 //! What is dangerous in migrations on SQLite: what a text can show, what trying them on real rows has shown, and what
 //! the folder itself says. Each remark says why, and what to write instead.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::census::Class;
@@ -41,16 +43,26 @@ pub struct Remark {
     pub instead: &'static str,
 }
 
+impl Remark {
+    /// All of it in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let line = self.line.map_or(String::new(), |line| format!(":{line}"));
+        let Remark { file, rule, what, why, instead, .. } = self;
+        format!("{file}{line} {rule}: {what}; {why}; instead: {instead}")
+    }
+}
+
 /// A rule: its name, how much it matters, why, and what to write instead.
-pub(super) struct Rule(
-    pub(super) &'static str,
-    pub(super) Severity,
-    pub(super) &'static str,
-    pub(super) &'static str,
+pub(crate) struct Rule(
+    pub(crate) &'static str,
+    pub(crate) Severity,
+    pub(crate) &'static str,
+    pub(crate) &'static str,
 );
 
 impl Rule {
-    pub(super) fn at(&self, file: &str, line: Option<usize>, what: impl Into<String>) -> Remark {
+    pub(crate) fn at(&self, file: &str, line: Option<usize>, what: impl Into<String>) -> Remark {
         let Rule(rule, severity, why, instead) = *self;
         Remark { rule, severity, file: file.to_owned(), line, what: what.into(), why, instead }
     }
@@ -127,6 +139,12 @@ const TIGHTENING: Rule = Rule(
     Severity::Warning,
     "rows that the release before still writes may be refused from then on",
     "make the code obey the rule first, and add the rule in a later release",
+);
+const LONG_TRANSACTION: Rule = Rule(
+    "long-transaction",
+    Severity::Warning,
+    "SQLite has one writer: requests wait for it longer than they may, and the app's own writes run into their timeout",
+    "split it into smaller steps; or fill new columns in batches, in a later release's background work; or set a [window]",
 );
 const DIFFERS_BY_MODE: Rule = Rule(
     "mode",
@@ -245,9 +263,9 @@ fn creates(statement: &Statement<'_>, table: &str) -> bool {
         && statement.words().get(2).is_some_and(|name| name.eq_ignore_ascii_case(table))
 }
 
-/// What the trial of a migration on a copy of the database has shown.
+/// What the trial of a migration on a copy of the database has shown. `budget` is how long requests may wait for it.
 #[must_use]
-pub fn tried(outcome: &Outcome) -> Vec<Remark> {
+pub fn tried(outcome: &Outcome, budget: Duration) -> Vec<Remark> {
     let file = &outcome.file;
     let mut remarks: Vec<Remark> = outcome
         .losses
@@ -262,6 +280,11 @@ pub fn tried(outcome: &Outcome) -> Vec<Remark> {
         _ => {}
     }
     remarks.extend(outcome.seen.iter().map(|seen| seen.remark(file)));
+    if outcome.took > budget {
+        let (took, budget) = (outcome.took.as_secs_f64(), budget.as_secs_f64());
+        let what = format!("{took:.1} s on a copy, and the hold may last {budget:.1} s");
+        remarks.push(LONG_TRANSACTION.at(file, None, what));
+    }
     if let Some(other) = outcome.other.as_ref().filter(|other| !other.ends_with("loses nothing")) {
         remarks.push(DIFFERS_BY_MODE.at(file, None, format!("{}; chosen: {}", other, outcome.mode.words())));
     }

@@ -103,6 +103,16 @@ pub fn tables(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Tabl
         .collect()
 }
 
+/// The tables that are in both and have a column in the second that the first has not.
+#[must_use]
+pub fn widened(before: &BTreeMap<String, Table>, after: &BTreeMap<String, Table>) -> Vec<String> {
+    let more = |table: &&Table| {
+        let then = before.get(&table.name);
+        then.is_some_and(|then| table.columns.iter().any(|column| !then.has(&column.name)))
+    };
+    after.values().filter(more).map(|table| table.name.clone()).collect()
+}
+
 /// Every AUTOINCREMENT counter with the largest number that is there.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use super::history::{self, Record};
 use super::migrate::{Error, Mode, Wrap, run_script, wrap_of};
 use super::migration::Migration;
 use super::partial::remove_with_sides;
+use super::schema;
 use super::script::Named;
 
 /// What the trial of one migration found.
@@ -46,6 +47,9 @@ pub struct Outcome {
     /// What else was seen.
     #[serde(default)]
     pub seen: Vec<Seen>,
+    /// The tables that got a column.
+    #[serde(default)]
+    pub widened: Vec<String>,
 }
 
 impl Outcome {
@@ -84,6 +88,7 @@ struct Attempt {
     took: Duration,
     changes: Changes,
     seen: Vec<Seen>,
+    widened: Vec<String>,
 }
 
 fn one(
@@ -134,6 +139,7 @@ fn one(
         touched: best.changes.touched.into_iter().collect(),
         other,
         seen: best.seen,
+        widened: best.widened,
     })
 }
 
@@ -171,6 +177,7 @@ fn attempt(
     stop.interrupts(&mut connection);
     connection.execute_batch("PRAGMA synchronous = OFF").map_err(failed("preparing"))?;
     let before = Census::take(&connection).map_err(failed("counting"))?;
+    let tables = schema::tables(&connection).map_err(failed("counting"))?;
     let started = Instant::now();
     if mode.wrap == Wrap::SelfManaged {
         run_script(&connection, migration, mode.wrap, &stop)?;
@@ -190,6 +197,8 @@ fn attempt(
     let took = started.elapsed();
     let after = Census::take(&connection).map_err(failed("counting again"))?;
     let has_keys = before.foreign_keys || after.foreign_keys;
+    let now = schema::tables(&connection).map_err(failed("counting again"))?;
+    let widened = schema::widened(&tables, &now);
     drop(connection);
     let named = Named::in_script(&migration.sql);
     let mut changes = before.changes(&after, &named);
@@ -200,7 +209,7 @@ fn attempt(
         }
     }
     let seen = aftermath::look(copy, path, &found, &stop)?;
-    Ok((Attempt { mode, path: path.to_owned(), took, changes, seen }, has_keys))
+    Ok((Attempt { mode, path: path.to_owned(), took, changes, seen, widened }, has_keys))
 }
 
 /// What counting cannot see: rows replaced by others, and values that changed without a word about it.
@@ -317,6 +326,36 @@ mod tests {
         let outcome = try_on(SHOP, &sql).unwrap();
         assert_eq!(words(&outcome), Vec::<&str>::new());
         assert_eq!(outcome.mode, Mode { foreign_keys: ForeignKeys::Off, wrap: Wrap::Rewrapped });
+    }
+
+    fn rules(outcome: &Outcome, budget: Duration) -> Vec<&'static str> {
+        super::super::lint::tried(outcome, budget).into_iter().map(|remark| remark.rule).collect()
+    }
+
+    #[test]
+    fn a_column_that_every_insert_must_give_is_told_and_one_with_a_default_is_not() {
+        let rebuilt = |column: &str| {
+            format!(
+                "CREATE TABLE o (id INTEGER PRIMARY KEY, total INT, note TEXT, state {column}); DROP INDEX by_total;
+                 INSERT INTO o SELECT id, total, note, 'placed' FROM orders; DROP TABLE orders;
+                 ALTER TABLE o RENAME TO orders; CREATE INDEX by_total ON orders (total);"
+            )
+        };
+        let outcome = try_on(SHOP, &rebuilt("TEXT NOT NULL")).unwrap();
+        let column = "orders.state".to_owned();
+        assert!(outcome.seen.contains(&Seen::Required { column }), "{:?}", outcome.seen);
+        assert_eq!(outcome.widened, ["orders"]);
+        for harmless in ["TEXT NOT NULL DEFAULT 'placed'", "TEXT"] {
+            let outcome = try_on(SHOP, &rebuilt(harmless)).unwrap();
+            assert!(!rules(&outcome, Duration::MAX).contains(&"required-column"), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn what_takes_longer_than_the_hold_may_last_is_told() {
+        let outcome = try_on(SHOP, "UPDATE orders SET note = 'x'").unwrap();
+        assert!(rules(&outcome, Duration::ZERO).contains(&"long-transaction"));
+        assert!(!rules(&outcome, Duration::from_secs(600)).contains(&"long-transaction"));
     }
 
     /// Fails with foreign keys off: the children that the cascade removes are in the way.

@@ -1,12 +1,17 @@
 //! `migrate lint`: what is dangerous in migrations, why, and what to write instead.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use plimsoll_core::check::Verdict;
+use plimsoll_host::rehearsal::by_position;
 use plimsoll_host::sqlite::lint::{Remark, Severity, fails, folder, text, tried};
 use plimsoll_host::sqlite::migration::Migration;
 use serde_json::json;
 
 use super::Subject;
 use super::apply::try_on_copy;
+use crate::config::HOLD_BUDGET;
 use crate::error::Error;
 use crate::place::stop_on_signals;
 use crate::ui::Ui;
@@ -28,7 +33,14 @@ pub(super) fn lint(subject: &Subject, ui: &Ui) -> Result<(), Error> {
             step.at(at.done, at.total, at.unit);
         });
         match try_on_copy(&subject.place, &pending, &mut control) {
-            Ok(outcomes) => remarks.extend(outcomes.iter().flat_map(tried)),
+            Ok(outcomes) => {
+                let budget = hold_budget(subject);
+                remarks.extend(outcomes.iter().flat_map(|outcome| tried(outcome, budget)));
+                if let Some(code) = running_code(subject) {
+                    let widened: Vec<String> = outcomes.into_iter().flat_map(|o| o.widened).collect();
+                    remarks.extend(by_position(&code, &widened));
+                }
+            }
             Err(error) => {
                 let why = error.details.first().unwrap_or(&error.why);
                 remarks.push(fails("the pending migrations", why));
@@ -54,6 +66,18 @@ pub(super) fn lint(subject: &Subject, ui: &Ui) -> Result<(), Error> {
     Err(Error::failed(format!("{dangers} dangers in the migrations"))
         .state("the database is as it was")
         .next("mend what is marked ✗; each says what to write instead"))
+}
+
+/// How long requests may wait for a migration: as configured, else as long as a hold may last by default.
+fn hold_budget(subject: &Subject) -> Duration {
+    let front = subject.place.config.as_ref().and_then(|config| config.front.as_ref());
+    front.map_or(HOLD_BUDGET, |front| front.hold_budget)
+}
+
+/// The code that runs now and would meet the migrated database, where a configuration says which that is.
+fn running_code(subject: &Subject) -> Option<PathBuf> {
+    let config = subject.place.config.as_ref()?;
+    std::fs::canonicalize(config.current()).ok()
 }
 
 fn show(remark: &Remark, ui: &Ui) {
