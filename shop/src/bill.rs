@@ -108,7 +108,8 @@ impl Bill {
     pub(crate) fn shortages(&self) -> Vec<Shortage> {
         let gone = self.missing.iter().map(|id| Shortage {
             product_id: *id,
-            name: "A product that we no longer sell".to_owned(),
+            // Its name is gone with it.
+            name: String::new(),
             wanted: 1,
             left: 0,
             sold_there: true,

@@ -19,6 +19,7 @@ pub mod second_factor;
 pub mod serve;
 pub mod settings;
 mod sign;
+mod texts;
 mod throttle;
 mod web;
 

@@ -126,7 +126,9 @@ async fn message(shop: &Arc<Shop>, mail: Mail, from: &str) -> Result<Result<Mess
         url => shop.settings.public_url.as_str(),
         seller => Serde(&shop.settings.seller),
     };
-    let text = match shop.pages.render(&format!("mail/{}.txt", mail.kind), values) {
+    // A language that the shop no longer has is written in English.
+    let language = shop.pages.language(&mail.language).unwrap_or(0);
+    let text = match shop.pages.render(language, &format!("mail/{}.txt", mail.kind), values) {
         Ok(text) => text,
         Err(error) => return Ok(Err(MailError::Text(error.to_string()))),
     };

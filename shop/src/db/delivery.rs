@@ -15,7 +15,7 @@ pub(crate) const DELIVERY_PAISE: i64 = 4_000;
 const DAYS_AHEAD: i64 = 3;
 
 /// The terms of delivery of a region.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Hash, Eq, PartialEq, Serialize)]
 pub(crate) struct Terms {
     pub(crate) delivery_paise: i64,
     pub(crate) free_from_paise: i64,
@@ -30,7 +30,7 @@ impl Default for Terms {
 }
 
 /// A region that is served.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Hash, Serialize)]
 pub(crate) struct Region {
     pub(crate) id: i64,
     pub(crate) name: String,

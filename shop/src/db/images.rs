@@ -9,7 +9,7 @@ use super::{Result, random_hex};
 pub(crate) const MOST: i64 = 6;
 
 /// A picture, by its name: `/image/NAME/WIDTH.jpg`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Hash, Serialize)]
 pub(crate) struct Image {
     pub(crate) id: i64,
     pub(crate) name: String,

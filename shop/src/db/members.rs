@@ -88,7 +88,12 @@ fn hash(token: &str) -> String {
 
 /// Sends the owner of an address a link to choose a password. With a `name`, an account is made for an address
 /// that has none; without, nothing happens for such an address. The caller's answer must not tell which it was.
-pub(crate) fn send_link(transaction: &Transaction<'_>, email: &str, name: Option<&str>) -> Result<()> {
+pub(crate) fn send_link(
+    transaction: &Transaction<'_>,
+    email: &str,
+    name: Option<&str>,
+    language: &str,
+) -> Result<()> {
     let sql = "SELECT id, email FROM users WHERE email = ?1 AND role = 'member'";
     let find = || transaction.query_row(sql, [email], |row| Ok((row.get(0)?, row.get(1)?))).optional();
     let known: Option<(i64, String)> = find()?;
@@ -116,7 +121,7 @@ pub(crate) fn send_link(transaction: &Transaction<'_>, email: &str, name: Option
          VALUES (?1, ?2, strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '+' || ?3 || ' minutes'))",
         (hash(&token), user, LINK_MINUTES),
     )?;
-    let facts = serde_json::json!({ "token": token, "minutes": LINK_MINUTES });
+    let facts = serde_json::json!({ "token": token, "minutes": LINK_MINUTES, "language": language });
     outbox::queue(transaction, &format!("link/{}", &hash(&token)[..24]), kind, None, &email, &facts)
 }
 

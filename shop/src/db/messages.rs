@@ -29,6 +29,8 @@ pub(crate) struct NewMessage {
     pub(crate) phone: String,
     pub(crate) order_id: Option<i64>,
     pub(crate) body: String,
+    /// In which it is answered.
+    pub(crate) language: String,
 }
 
 fn message(row: &rusqlite::Row<'_>) -> rusqlite::Result<Message> {
@@ -53,11 +55,11 @@ const COLUMNS: &str = "id, ticket, name, email, phone, order_id, body, state, an
 pub(crate) fn add(transaction: &Transaction<'_>, new: &NewMessage) -> Result<String> {
     let ticket = format!("T-{}", random_hex::<4>().to_uppercase());
     transaction.execute(
-        "INSERT INTO messages (ticket, name, email, phone, order_id, body)
-         VALUES (?1, ?2, ?3, ?4, (SELECT id FROM orders WHERE id = ?5), ?6)",
-        (&ticket, &new.name, &new.email, &new.phone, new.order_id, &new.body),
+        "INSERT INTO messages (ticket, name, email, phone, order_id, body, language)
+         VALUES (?1, ?2, ?3, ?4, (SELECT id FROM orders WHERE id = ?5), ?6, ?7)",
+        (&ticket, &new.name, &new.email, &new.phone, new.order_id, &new.body, &new.language),
     )?;
-    let facts = json!({ "ticket": ticket, "name": new.name });
+    let facts = json!({ "ticket": ticket, "name": new.name, "language": new.language });
     outbox::queue(transaction, &format!("message/{ticket}"), "message", None, &new.email, &facts)?;
     Ok(ticket)
 }
@@ -89,8 +91,10 @@ pub(crate) fn answer(transaction: &Transaction<'_>, id: i64, text: &str) -> Resu
         (id, if closed { "closed" } else { "answered" }, text),
     )?;
     if !closed {
-        let facts =
-            json!({ "ticket": found.ticket, "name": found.name, "answer": text, "question": found.body });
+        let language: String =
+            transaction.query_row("SELECT language FROM messages WHERE id = ?1", [id], |row| row.get(0))?;
+        let facts = json!({ "ticket": found.ticket, "name": found.name, "answer": text, "question": found.body,
+            "language": language });
         let key = format!("answer/{}/{}", found.ticket, random_hex::<4>());
         outbox::queue(transaction, &key, "message-answer", None, &found.email, &facts)?;
     }

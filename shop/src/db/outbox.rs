@@ -16,6 +16,8 @@ pub(crate) struct Mail {
     pub(crate) order_id: Option<i64>,
     pub(crate) recipient: String,
     pub(crate) facts: Value,
+    /// Code of the language in which it is written.
+    pub(crate) language: String,
 }
 
 /// Queues a mail; the same `dedupe_key` is queued once.
@@ -70,7 +72,9 @@ fn address_of(connection: &Connection, order_id: i64) -> Result<Option<String>> 
 /// What is to be sent now, oldest first.
 pub(crate) fn due(connection: &Connection, limit: i64) -> Result<Vec<Mail>> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, kind, order_id, recipient, facts FROM outbox
+        "SELECT id, kind, order_id, recipient, facts, coalesce(facts ->> '$.language',
+             (SELECT l.language FROM order_languages AS l WHERE l.order_id = outbox.order_id), 'en') AS language
+         FROM outbox
          WHERE status = 'waiting' AND next_at <= strftime('%Y-%m-%dT%H:%M:%SZ', 'now') ORDER BY id LIMIT ?1",
     )?;
     let rows = statement
@@ -81,6 +85,7 @@ pub(crate) fn due(connection: &Connection, limit: i64) -> Result<Vec<Mail>> {
                 kind: row.get("kind")?,
                 order_id: row.get("order_id")?,
                 recipient: row.get("recipient")?,
+                language: row.get("language")?,
                 facts: serde_json::from_str(&facts).unwrap_or_default(),
             })
         })?

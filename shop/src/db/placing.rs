@@ -34,6 +34,8 @@ pub(crate) struct NewOrder {
     pub(crate) substitution: &'static str,
     /// Product and quantity.
     pub(crate) lines: Vec<(i64, i64)>,
+    /// In which the customer is written to.
+    pub(crate) language: String,
     /// The total that the customer saw; a different one is not charged without being shown.
     pub(crate) seen_total_paise: Option<i64>,
 }
@@ -173,6 +175,8 @@ pub(crate) fn place(transaction: &Transaction<'_>, order: &NewOrder) -> std::res
     {
         transaction.execute("UPDATE orders SET delivery_note = ?2 WHERE id = ?1", (id, note))?;
     }
+    transaction
+        .execute("INSERT INTO order_languages (order_id, language) VALUES (?1, ?2)", (id, &order.language))?;
     stock::log_order(transaction, id)?;
     if let Some(user) = order.user_id {
         members::keep_address(transaction, user, id)?;

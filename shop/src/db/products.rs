@@ -6,10 +6,9 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 use serde::Serialize;
 
 use super::Result;
-use crate::money::Rupees;
 
 /// A category of the shop.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Hash, Serialize)]
 pub(crate) struct Category {
     pub(crate) id: i64,
     pub(crate) slug: String,
@@ -17,7 +16,7 @@ pub(crate) struct Category {
 }
 
 /// A product, as stored and with what follows from that.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Hash, Serialize)]
 pub(crate) struct Product {
     pub(crate) id: i64,
     pub(crate) category_id: i64,
@@ -46,8 +45,10 @@ pub(crate) struct Product {
     pub(crate) image: Option<String>,
     /// Whole percent below the MRP, rounded down.
     pub(crate) percent_off: i64,
-    /// `₹120 per kg`: what makes two pack sizes comparable.
-    pub(crate) unit_price: String,
+    /// What one kilogram, litre or piece costs: what makes two pack sizes comparable.
+    pub(crate) unit_price_paise: i64,
+    /// `kg`, `litre` or `piece`.
+    pub(crate) unit_of: &'static str,
 }
 
 /// How a list of products is ordered.
@@ -102,6 +103,7 @@ const FROM: &str = "FROM products AS p JOIN categories AS c ON c.id = p.category
 fn product(row: &Row<'_>) -> rusqlite::Result<Product> {
     let (net_quantity, unit): (i64, String) = (row.get(8)?, row.get(9)?);
     let (mrp_paise, price_paise): (i64, i64) = (row.get(10)?, row.get(11)?);
+    let (unit_price_paise, unit_of) = unit_price(price_paise, net_quantity, &unit);
     Ok(Product {
         id: row.get(0)?,
         category_id: row.get(1)?,
@@ -112,7 +114,8 @@ fn product(row: &Row<'_>) -> rusqlite::Result<Product> {
         description: row.get(6)?,
         pack_size: row.get(7)?,
         percent_off: (mrp_paise - price_paise) * 100 / mrp_paise.max(1),
-        unit_price: unit_price(price_paise, net_quantity, &unit),
+        unit_price_paise,
+        unit_of,
         net_quantity,
         unit,
         mrp_paise,
@@ -132,14 +135,13 @@ fn product(row: &Row<'_>) -> rusqlite::Result<Product> {
 }
 
 /// The price of one kilogram, litre or piece, rounded to the nearest paisa.
-fn unit_price(price_paise: i64, net_quantity: i64, unit: &str) -> String {
+fn unit_price(price_paise: i64, net_quantity: i64, unit: &str) -> (i64, &'static str) {
     let (amount, name) = match unit {
         "g" => (1000, "kg"),
         "ml" => (1000, "litre"),
         _ => (1, "piece"),
     };
-    let paise = (price_paise * amount + net_quantity / 2) / net_quantity.max(1);
-    format!("{} per {name}", Rupees(paise))
+    ((price_paise * amount + net_quantity / 2) / net_quantity.max(1), name)
 }
 
 pub(super) fn list(connection: &Connection, rest: &str, values: &[&dyn ToSql]) -> Result<Vec<Product>> {
@@ -402,9 +404,9 @@ mod tests {
 
     #[test]
     fn unit_prices_are_per_kilogram_litre_or_piece() {
-        assert_eq!(unit_price(4_500, 500, "g"), "₹90 per kg");
-        assert_eq!(unit_price(16_500, 1000, "ml"), "₹165 per litre");
-        assert_eq!(unit_price(8_400, 12, "piece"), "₹7 per piece");
-        assert_eq!(unit_price(1_000, 300, "g"), "₹33.33 per kg");
+        assert_eq!(unit_price(4_500, 500, "g"), (9_000, "kg"));
+        assert_eq!(unit_price(16_500, 1000, "ml"), (16_500, "litre"));
+        assert_eq!(unit_price(8_400, 12, "piece"), (700, "piece"));
+        assert_eq!(unit_price(1_000, 300, "g"), (3_333, "kg"));
     }
 }

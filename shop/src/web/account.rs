@@ -17,7 +17,9 @@ use super::form::{CheckedForm, MemberForm};
 use super::visit::{MemberVisit, Visit};
 use crate::cart::Cart;
 use crate::db::{StoreError, members, orders, sessions, users};
-use crate::password::{self, Whose};
+use crate::log;
+use crate::password::{self, AccountError, Whose};
+use crate::texts::Say;
 
 /// How many orders the account shows.
 const SHOWN: i64 = 50;
@@ -49,10 +51,15 @@ async fn show(who: MemberVisit) -> Result<Response, PageError> {
 }
 
 async fn login(visit: Visit) -> Result<Response, PageError> {
-    login_page(&visit, StatusCode::OK, "")
+    login_page(&visit, StatusCode::OK, None)
 }
 
-fn login_page(visit: &Visit, status: StatusCode, notice: &str) -> Result<Response, PageError> {
+fn login_page(
+    visit: &Visit,
+    status: StatusCode,
+    notice: Option<&'static str>,
+) -> Result<Response, PageError> {
+    let notice = notice.map(|name| visit.say(&Say::new(name)));
     visit.page(status, "account/login.html", context! { notice => notice })
 }
 
@@ -60,8 +67,7 @@ async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
     let shop = form.visit.shop.clone();
     let email = form.text("email").to_owned();
     if !shop.throttle.allows(&form.client, &email) {
-        let notice = "Too many failed attempts. Please wait fifteen minutes.";
-        return login_page(&form.visit, StatusCode::TOO_MANY_REQUESTS, notice);
+        return login_page(&form.visit, StatusCode::TOO_MANY_REQUESTS, Some("refusal.login-often"));
     }
     let wanted = email.clone();
     let read = shop.store.read(move |connection| Ok::<_, PageError>(users::by_email(connection, &wanted)?));
@@ -71,7 +77,7 @@ async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
     let right = shop.password_is_right(form.text("password"), hash).await?;
     let Some(user) = user.filter(|_| right) else {
         shop.throttle.failed(&form.client, &email);
-        return login_page(&form.visit, StatusCode::UNAUTHORIZED, "E-mail or password is wrong.");
+        return login_page(&form.visit, StatusCode::UNAUTHORIZED, Some("refusal.login"));
     };
     let guest = form.visit.cart.clone();
     let id = user.id;
@@ -112,17 +118,18 @@ async fn send_link(form: CheckedForm) -> Result<Response, PageError> {
         return Err(PageError::TooOften);
     }
     let email = password::checked_email(form.text("email"))
-        .map_err(|_| PageError::Invalid("that is not an e-mail address".to_owned()))?;
+        .map_err(|_| PageError::Invalid(Say::new("wrong.email").into()))?;
     // The form of new customers has a name, that of forgotten passwords has none.
     let name = match form.text("what") {
-        "register" => Some(form.line("name", 2..=80, "please tell us your name")?),
+        "register" => Some(form.line("name", 2..=80, Say::new("wrong.name"))?),
         _ => None,
     };
+    let language = form.visit.language().code.clone();
     let write = form
         .visit
         .shop
         .store
-        .write(move |transaction| members::send_link(transaction, &email, name.as_deref()));
+        .write(move |transaction| members::send_link(transaction, &email, name.as_deref(), &language));
     write.await?;
     let what = form.text("what").to_owned();
     form.visit.page(StatusCode::OK, "account/link.html", context! { what => what, sent => true })
@@ -137,6 +144,20 @@ async fn choose(visit: Visit, Path(token): Path<String>) -> Result<Response, Pag
     visit.page(status, "account/password.html", context! { token => token, works => works, notice => "" })
 }
 
+fn refused_password(error: &AccountError) -> Result<Say, PageError> {
+    Ok(match error {
+        AccountError::Short(length, least) => {
+            Say::new("refusal.password-short").with("length", length).with("least", least)
+        }
+        AccountError::Common => Say::new("refusal.password-common"),
+        AccountError::Long => Say::new("refusal.password-long"),
+        AccountError::Email(_) | AccountError::Hash(_) => {
+            log::error("a password could not be hashed", error);
+            return Err(PageError::Unhashed);
+        }
+    })
+}
+
 async fn set_password(Path(token): Path<String>, form: CheckedForm) -> Result<Response, PageError> {
     let shop = form.visit.shop.clone();
     let typed = form.text("password").to_owned();
@@ -144,7 +165,7 @@ async fn set_password(Path(token): Path<String>, form: CheckedForm) -> Result<Re
     let hash = match hashed {
         Ok(hash) => hash,
         Err(refused) => {
-            let values = context! { token => token, works => true, notice => refused.to_string() };
+            let values = context! { token => token, works => true, notice => form.visit.say(&refused_password(&refused)?) };
             return form.visit.page(StatusCode::UNPROCESSABLE_ENTITY, "account/password.html", values);
         }
     };
@@ -154,7 +175,7 @@ async fn set_password(Path(token): Path<String>, form: CheckedForm) -> Result<Re
         let values = context! { token => token, works => false, notice => "" };
         return form.visit.page(StatusCode::GONE, "account/password.html", values);
     }
-    login_page(&form.visit, StatusCode::OK, "Your password is set. You can sign in now.")
+    login_page(&form.visit, StatusCode::OK, Some("password.is-set"))
 }
 
 async fn forget(Path(id): Path<String>, MemberForm { form, who }: MemberForm) -> Result<Response, PageError> {

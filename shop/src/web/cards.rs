@@ -1,23 +1,18 @@
-//! The cards of goods on a shelf. One of a product that is not in the visitor's basket is the same for everybody but
-//! for the form's token and the page to come back to: it is made once and kept until anything in the database changes.
+//! Making the catalogue's pages from templates, in pieces, and putting them together for a visitor. A card is made once
+//! for everybody; what a visitor has in the basket shows in the controls, and these are kept by quantity.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::Hash;
+use std::sync::Arc;
 
 use minijinja::value::Object;
 use minijinja::{HtmlEscape, Value, context};
 
 use super::error::PageError;
+use super::kept::Page;
+use super::pieces::{Control, Piece, Place};
 use super::visit::Visit;
 use crate::cart::MAX_QUANTITY;
-use crate::db::products::Product;
-use crate::db::random_hex;
-
-/// The most bytes of cards that are kept: those of more than 10,000 products.
-const MOST_BYTES: usize = 24 * 1024 * 1024;
-
-/// What a kept card costs beside its text: its pieces, and its place in the map.
-const OVERHEAD: usize = 256;
+use crate::db::products::{self, Product};
 
 /// A product on a shelf, with how much of it is in the visitor's basket.
 #[derive(Debug)]
@@ -27,9 +22,9 @@ pub(crate) struct Shelved {
 }
 
 impl Shelved {
-    /// A product as a visitor sees it.
-    pub(crate) fn of(visit: &Visit, product: Product) -> Self {
-        Self { in_cart: visit.cart.quantity(product.id), product }
+    /// A product as one sees it who has so much of it in the basket.
+    pub(crate) fn of(product: &Product, in_cart: i64) -> Self {
+        Self { in_cart, product: product.clone() }
     }
 }
 
@@ -66,7 +61,8 @@ impl Object for Shelved {
             "sku" => product.sku.as_deref().into(),
             "image" => product.image.as_deref().into(),
             "percent_off" => product.percent_off.into(),
-            "unit_price" => product.unit_price.as_str().into(),
+            "unit_price_paise" => product.unit_price_paise.into(),
+            "unit_of" => product.unit_of.into(),
             "in_cart" => self.in_cart.into(),
             // One more could be added.
             "can_add" => (self.in_cart < product.stock.min(MAX_QUANTITY)).into(),
@@ -79,162 +75,174 @@ impl Object for Shelved {
     }
 }
 
-/// A part of a card.
-#[derive(Debug, Eq, PartialEq)]
-enum Piece {
-    Text(Box<str>),
-    /// The visitor's form token.
-    Token,
-    /// The page that the card is on.
-    Here,
+/// What a page of the catalogue shows beside what every page has.
+pub(crate) struct Sheet {
+    /// The goods on its shelf.
+    pub(crate) shelf: Vec<Product>,
+    /// The product that it is about.
+    pub(crate) product: Option<Product>,
+    /// The rest, by name.
+    pub(crate) values: Value,
 }
 
-/// The kept cards, by product.
-#[derive(Debug)]
-pub(crate) struct Cards {
-    /// Stand for the form token and for the page: random, so that no text of the shop can contain them.
+/// The page of `here`, from a template; kept when the `version` of the database is known, which was asked for before
+/// anything was read.
+pub(crate) fn make(
+    visit: &Visit,
+    address: &str,
+    version: Option<i64>,
+    made_of: u64,
+    template: &str,
+    sheet: Sheet,
+) -> Result<Arc<Page>, PageError> {
+    let shop = &visit.shop;
+    let marks = &shop.kept.marks;
+    let mut cards = Vec::new();
+    let mut shelf = String::new();
+    for product in &sheet.shelf {
+        shelf.push_str(&marks.card(cards.len()));
+        cards.push(card(visit, product)?);
+    }
+    let (mut controls, mut own) = (Vec::new(), context! {});
+    if let Some(product) = &sheet.product {
+        controls.push(Arc::new(control(visit, Place::Page, product)?));
+        own = context! {
+            product => Value::from_object(Shelved::of(product, 0)),
+            control => Value::from_safe_string(marks.control(0)),
+        };
+    }
+    let values = context! {
+        csrf => marks.token(),
+        basket_count => marks.basket(),
+        shared => marks.shared(),
+        own => marks.own(),
+        // Made by a template that escapes what it prints.
+        shelf => Value::from_safe_string(shelf),
+    };
+    let html = visit.text_of_page(template, context! { ..values, ..context! { ..own, ..sheet.values } })?;
+    let pieces = shop.kept.part(&html, &cards, &controls);
+    let length = length(&pieces);
+    // Of an unknown state it is right for this visitor and nobody after.
+    Ok(match version {
+        Some(version) => shop.kept.keep_page(address, version, pieces, made_of, length),
+        None => Arc::new(Page::passing(pieces, made_of, length)),
+    })
+}
+
+fn length(pieces: &[Piece]) -> usize {
+    let of = |piece: &Piece| match piece {
+        Piece::Text(text) => text.len(),
+        Piece::Card(card) => length(card),
+        Piece::Control(control) => length(&control.plain),
+        Piece::Token | Piece::Here | Piece::Basket => 64,
+    };
+    pieces.iter().map(of).sum()
+}
+
+fn card(visit: &Visit, product: &Product) -> Result<Arc<[Piece]>, PageError> {
+    let kept = &visit.shop.kept;
+    let made_of = kept.hash(product);
+    if let Some(card) = kept.card(visit.language, product.id, made_of) {
+        return Ok(card);
+    }
+    let control = Arc::new(control(visit, Place::Card, product)?);
+    let values = context! {
+        product => Value::from_object(Shelved::of(product, 0)),
+        control => Value::from_safe_string(kept.marks.control(0)),
+    };
+    let html = visit.shop.pages.render(visit.language, "partials/card.html", values)?;
+    let card: Arc<[Piece]> = kept.part(&html, &[], &[control]).into();
+    kept.keep_card(visit.language, product.id, made_of, &card);
+    Ok(card)
+}
+
+fn control(visit: &Visit, place: Place, product: &Product) -> Result<Control, PageError> {
+    let made_of = visit.shop.kept.hash(product);
+    let plain = control_with(visit, place, product, 0)?.into();
+    Ok(Control { place, product: product.id, made_of, plain })
+}
+
+fn control_with(
+    visit: &Visit,
+    place: Place,
+    product: &Product,
+    in_cart: i64,
+) -> Result<Vec<Piece>, PageError> {
+    let kept = &visit.shop.kept;
+    let here = kept.marks.here();
+    let (place, back) = match place {
+        Place::Page | Place::Header => ("page", here),
+        Place::Card => ("card", format!("{here}#p{}", product.id)),
+    };
+    let product = Value::from_object(Shelved::of(product, in_cart));
+    let values = context! { product, place, back, csrf => kept.marks.token() };
+    let html = visit.shop.pages.render(visit.language, "partials/control.html", values)?;
+    Ok(kept.part(&html, &[], &[]))
+}
+
+/// A page as this visitor sees it.
+pub(crate) fn put_together(visit: &Visit, page: &Page, here: &str) -> Result<String, PageError> {
+    let own = Own { visit, token: visit.csrf(), here: HtmlEscape(here).to_string() };
+    let mut html = String::with_capacity(page.length + 1024);
+    own.write(&page.pieces, &mut html)?;
+    Ok(html)
+}
+
+/// What is the visitor's own on a page.
+struct Own<'a> {
+    visit: &'a Visit,
     token: String,
     here: String,
-    kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    /// The state of the database that they show.
-    version: i64,
-    bytes: usize,
-    by_product: HashMap<i64, Arc<[Piece]>>,
-}
-
-impl Default for Cards {
-    fn default() -> Self {
-        Self { token: random_hex::<16>(), here: random_hex::<16>(), kept: Mutex::default() }
-    }
-}
-
-impl Cards {
-    /// The cards that were made for this state of the database.
-    fn find(&self, version: i64, products: &[Product]) -> Vec<Option<Arc<[Piece]>>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.version != version {
-            return vec![None; products.len()];
-        }
-        products.iter().map(|product| kept.by_product.get(&product.id).cloned()).collect()
-    }
-
-    /// Keeps a card that was made with the stand-ins, from what was read after `version` was.
-    fn keep(&self, version: i64, product_id: i64, card: &Arc<[Piece]>) {
-        let size = card.iter().fold(OVERHEAD, |sum, piece| {
-            sum + size_of::<Piece>() + if let Piece::Text(text) = piece { text.len() } else { 0 }
-        });
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beyond the limit all is forgotten: what is shown often is soon there again.
-        if kept.version != version || kept.bytes + size > MOST_BYTES {
-            *kept = Kept { version, ..Kept::default() };
-        }
-        if kept.by_product.insert(product_id, card.clone()).is_none() {
-            kept.bytes += size;
-        }
-    }
-
-    fn pieces(&self, card: &str) -> Arc<[Piece]> {
-        let mut pieces = Vec::new();
-        for (number, part) in card.split(self.token.as_str()).enumerate() {
-            if number > 0 {
-                pieces.push(Piece::Token);
-            }
-            for (number, text) in part.split(self.here.as_str()).enumerate() {
-                if number > 0 {
-                    pieces.push(Piece::Here);
-                }
-                pieces.push(Piece::Text(text.into()));
+impl Own<'_> {
+    fn write(&self, pieces: &[Piece], html: &mut String) -> Result<(), PageError> {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => html.push_str(text),
+                Piece::Token => html.push_str(&self.token),
+                Piece::Here => html.push_str(&self.here),
+                Piece::Basket => self.write_basket(html)?,
+                Piece::Card(card) => self.write(card, html)?,
+                Piece::Control(control) => match self.visit.cart.quantity(control.product) {
+                    0 => self.write(&control.plain, html)?,
+                    in_cart => self.write_control(control, in_cart, html)?,
+                },
             }
         }
-        pieces.into()
+        Ok(())
     }
-}
 
-/// The cards of products as this visitor sees them on the page `here`. `version` is that of the database, asked for
-/// before the products were read; without it nothing is kept.
-pub(crate) fn shelf(
-    visit: &Visit,
-    version: Option<i64>,
-    here: &str,
-    products: Vec<Product>,
-) -> Result<Value, PageError> {
-    let (cards, pages) = (&visit.shop.cards, &visit.shop.pages);
-    let token = visit.csrf();
-    let escaped = HtmlEscape(here).to_string();
-    let kept = match version {
-        Some(version) => cards.find(version, &products),
-        None => vec![None; products.len()],
-    };
-    let mut html = String::with_capacity(products.len() * 2048);
-    for (product, kept) in products.into_iter().zip(kept) {
-        let id = product.id;
-        let shelved = Shelved::of(visit, product);
-        if shelved.in_cart > 0 {
-            // Nobody else's: made for this visitor alone.
-            let values =
-                context! { product => Value::from_object(shelved), csrf => token.as_str(), here => here };
-            html.push_str(&pages.render("partials/card.html", values)?);
-            continue;
-        }
-        let card = match kept {
-            Some(card) => card,
+    fn write_basket(&self, html: &mut String) -> Result<(), PageError> {
+        let (kept, language, count) = (&self.visit.shop.kept, self.visit.language, self.visit.cart.pieces());
+        let which = (language, Place::Header, 0, count);
+        let pieces = match kept.control(which, 0) {
+            Some(pieces) => pieces,
             None => {
-                let product = Value::from_object(shelved);
-                let values = context! { product => product, csrf => cards.token.as_str(), here => cards.here.as_str() };
-                let card = cards.pieces(&pages.render("partials/card.html", values)?);
-                if let Some(version) = version {
-                    cards.keep(version, id, &card);
-                }
-                card
+                let pieces = kept.part(&self.visit.basket_count()?, &[], &[]).into();
+                kept.keep_control(which, 0, &pieces);
+                pieces
             }
         };
-        for piece in card.iter() {
-            html.push_str(match piece {
-                Piece::Text(text) => text,
-                Piece::Token => &token,
-                Piece::Here => &escaped,
-            });
-        }
+        self.write(&pieces, html)
     }
-    // Made by a template that escapes what it prints.
-    Ok(Value::from_safe_string(html))
+
+    fn write_control(&self, control: &Control, in_cart: i64, html: &mut String) -> Result<(), PageError> {
+        let kept = &self.visit.shop.kept;
+        let which = (self.visit.language, control.place, control.product, in_cart);
+        if let Some(pieces) = kept.control(which, control.made_of) {
+            return self.write(&pieces, html);
+        }
+        let read = self.visit.shop.store.read_here(|connection| products::find(connection, control.product));
+        // Gone just now: the page is looked at again with the next request.
+        let Some(product) = read? else { return Ok(()) };
+        let pieces: Arc<[Piece]> = control_with(self.visit, control.place, &product, in_cart)?.into();
+        kept.keep_control(which, kept.hash(&product), &pieces);
+        self.write(&pieces, html)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_card_of_before_a_change_is_not_found_after_it() {
-        let cards = Cards::default();
-        let card = cards.pieces("<b>₹45</b>");
-        cards.keep(7, 1, &card);
-        assert!(cards.kept.lock().unwrap().by_product.contains_key(&1));
-        cards.keep(8, 2, &card);
-        let kept = cards.kept.lock().unwrap();
-        assert_eq!((kept.version, kept.by_product.len()), (8, 1), "product 1 was of before");
-    }
-
-    #[test]
-    fn a_card_has_places_for_the_token_and_the_page() {
-        let cards = Cards::default();
-        let pieces = cards.pieces(&format!("a{}b{}c{}", cards.token, cards.here, cards.token));
-        let text = |text: &str| Piece::Text(text.into());
-        let expected = [text("a"), Piece::Token, text("b"), Piece::Here, text("c"), Piece::Token, text("")];
-        assert_eq!(*pieces, expected);
-    }
-
-    #[test]
-    fn what_is_kept_of_cards_is_bounded() {
-        let cards = Cards::default();
-        let card = cards.pieces(&"x".repeat(1024 * 1024));
-        for id in 0..100 {
-            cards.keep(1, id, &card);
-            assert!(cards.kept.lock().unwrap().bytes <= MOST_BYTES);
-        }
-    }
+/// What a page is made of, in a number.
+pub(crate) fn made_of(visit: &Visit, found: &impl Hash) -> u64 {
+    visit.shop.kept.hash(found)
 }

@@ -16,6 +16,7 @@ use super::visit::Visit;
 use crate::bill::Bill;
 use crate::cart::{Cart, CartFull, MAX_LINES, MAX_QUANTITY};
 use crate::db::{delivery, members, products};
+use crate::texts::Say;
 
 pub(crate) fn routes() -> Router<Arc<Shop>> {
     Router::new()
@@ -75,18 +76,17 @@ async fn set(form: &CheckedForm, id: i64, quantity: i64) -> Result<Response, Pag
     let product = read?.filter(|product| product.is_active).ok_or(PageError::NotFound)?;
     if quantity > product.stock {
         let left = product.stock;
-        return Err(PageError::Conflict(if left == 0 {
-            format!("{} is sold out", product.name)
-        } else {
-            format!("We have only {left} of {} left", product.name)
-        }));
+        let name = if left == 0 { "refusal.sold-out" } else { "refusal.only-left" };
+        let say = Say::new(name).with("product", &product.name).with("left", left);
+        return Err(PageError::Conflict(say.into()));
     }
     let mut cart = form.visit.cart.clone();
     cart.set(id, quantity).map_err(|full| {
-        PageError::Invalid(match full {
-            CartFull::Quantity => format!("A basket takes at most {MAX_QUANTITY} of one product"),
-            CartFull::Lines => format!("A basket takes at most {MAX_LINES} different products"),
-        })
+        let say = match full {
+            CartFull::Quantity => Say::new("refusal.most-of-one").with("most", MAX_QUANTITY),
+            CartFull::Lines => Say::new("refusal.most-lines").with("most", MAX_LINES),
+        };
+        PageError::Invalid(say.into())
     })?;
     back(form, &cart).await
 }

@@ -23,6 +23,7 @@ use crate::db::orders::takes_delivery_note;
 use crate::db::placing::{self, NewOrder, Placed, Refusal};
 use crate::db::random_hex;
 use crate::money::Rupees;
+use crate::texts::Say;
 use crate::{log, password};
 
 /// The fields that a customer fills in.
@@ -113,9 +114,7 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
     let typed: BTreeMap<_, _> = FIELDS.iter().map(|name| (*name, form.text(name).to_owned())).collect();
     let key = form.text("idempotency_key").to_owned();
     if key.len() != 32 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(PageError::Invalid(
-            "the order has no valid idempotency key; reload the checkout".to_owned(),
-        ));
+        return Err(PageError::Invalid(Say::new("refusal.key").into()));
     }
     if !form.visit.shop.pace.allows("order", &form.client) {
         return Err(PageError::TooOften);
@@ -124,7 +123,7 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
     let order = match read(&form, &key, member.as_ref().map(|member| member.id)) {
         Ok(order) => order,
         Err(wrong) => {
-            let notice = "Please look at the marked fields again.".to_owned();
+            let notice = form.visit.say(&Say::new("refusal.fields"));
             let sheet = Sheet { key, typed, wrong, notice };
             return refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await;
         }
@@ -134,35 +133,36 @@ async fn place(form: CheckedForm) -> Result<Response, PageError> {
     match placed {
         Ok(placed) => thank(&form, &placed, member.is_some()).await,
         Err(Refusal::Store(error)) => Err(error.into()),
-        Err(Refusal::Empty) => Err(PageError::Conflict("your basket is empty".to_owned())),
+        Err(Refusal::Empty) => Err(PageError::Conflict(Say::new("refusal.empty").into())),
         Err(Refusal::NotServed(pincode)) => {
-            sheet.notice = format!("We do not deliver to {pincode} yet.");
+            sheet.notice = form.visit.say(&Say::new("refusal.not-served").with("pincode", pincode));
             sheet.wrong.insert("pincode", sheet.notice.clone());
             refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await
         }
         Err(Refusal::BelowMinimum(paise)) => {
-            sheet.notice = format!("We bring orders of {} and more there.", Rupees(paise));
+            sheet.notice = form.visit.say(&Say::new("refusal.minimum").with("amount", Rupees(paise)));
             refuse(&form, StatusCode::UNPROCESSABLE_ENTITY, sheet).await
         }
         Err(Refusal::SlotGone) => {
-            sheet.notice = "That time is booked out by now. Please choose another one.".to_owned();
+            sheet.notice = form.visit.say(&Say::new("refusal.slot-gone"));
             sheet.wrong.insert("slot", sheet.notice.clone());
             refuse(&form, StatusCode::CONFLICT, sheet).await
         }
         Err(Refusal::PriceChanged) => {
-            sheet.notice =
-                "Prices have changed since you saw this page. Please check the total again.".to_owned();
+            sheet.notice = form.visit.say(&Say::new("refusal.price-changed"));
             refuse(&form, StatusCode::CONFLICT, sheet).await
         }
         Err(Refusal::KeyUsed) => {
             sheet.key = random_hex::<16>();
-            sheet.notice =
-                "This page had already been used for an order. Please check your basket again.".to_owned();
+            sheet.notice = form.visit.say(&Say::new("refusal.key-used"));
             refuse(&form, StatusCode::CONFLICT, sheet).await
         }
-        Err(Refusal::Short(short)) => {
+        Err(Refusal::Short(mut short)) => {
+            for one in short.iter_mut().filter(|one| one.name.is_empty()) {
+                one.name = form.visit.say(&Say::new("cart.gone"));
+            }
             if guard::wants_json(&form.headers) {
-                let answer = json!({ "error": Refusal::Short(Vec::new()).to_string(), "short": short });
+                let answer = json!({ "error": form.visit.say(&Say::new("refusal.short")), "short": short });
                 return Ok(guard::json(StatusCode::CONFLICT, &answer));
             }
             form.visit.page(StatusCode::CONFLICT, "out_of_stock.html", context! { short => Serde(short) })
@@ -215,36 +215,37 @@ fn read(
     user_id: Option<i64>,
 ) -> Result<NewOrder, BTreeMap<&'static str, String>> {
     let mut wrong = BTreeMap::new();
-    let mut line = |name: &'static str, range: std::ops::RangeInclusive<usize>, what: &str| {
+    let say = |name: &'static str| form.visit.say(&Say::new(name));
+    let mut line = |name: &'static str, range: std::ops::RangeInclusive<usize>, what: &'static str| {
         let text = form.text(name);
         let length = text.chars().count();
         if !range.contains(&length) || text.chars().any(|c| c.is_control() && !"\r\n".contains(c)) {
-            wrong.insert(name, what.to_owned());
+            wrong.insert(name, say(what));
         }
         text.to_owned()
     };
-    let customer_name = line("name", 2..=80, "Please tell us your name.");
-    let address = line("address", 8..=300, "Please give house, street and area.");
-    let city = line("city", 2..=60, "Please tell us the city or village.");
-    let note = line("delivery_note", 0..=200, "At most 200 letters, please.");
+    let customer_name = line("name", 2..=80, "wrong.name");
+    let address = line("address", 8..=300, "wrong.address");
+    let city = line("city", 2..=60, "wrong.city");
+    let note = line("delivery_note", 0..=200, "wrong.note");
     for (name, value) in [("name", &customer_name), ("city", &city)] {
         if value.contains(['\r', '\n']) {
-            wrong.insert(name, "One line only, please.".to_owned());
+            wrong.insert(name, say("wrong.one-line"));
         }
     }
     let phone = mobile(form.text("phone"));
     if phone.is_none() {
-        wrong.insert("phone", "Please give a mobile number of ten digits.".to_owned());
+        wrong.insert("phone", say("wrong.mobile"));
     }
     let pincode = form.text("pincode").replace(' ', "");
     if !is_pincode(&pincode) {
-        wrong.insert("pincode", "A pincode has six digits.".to_owned());
+        wrong.insert("pincode", say("wrong.pincode"));
     }
     let email = match form.text("email") {
         "" => None,
         text => password::checked_email(text)
             .inspect_err(|_| {
-                wrong.insert("email", "That is not an e-mail address.".to_owned());
+                wrong.insert("email", say("wrong.email"));
             })
             .ok(),
     };
@@ -253,7 +254,7 @@ fn read(
         "similar" => "similar",
         "none" => "none",
         _ => {
-            wrong.insert("substitution", "Please choose one of these.".to_owned());
+            wrong.insert("substitution", say("wrong.choice"));
             "call"
         }
     };
@@ -263,7 +264,7 @@ fn read(
         text => {
             let slot = text.split_once('/').and_then(|(day, id)| Some((day.to_owned(), id.parse().ok()?)));
             if slot.is_none() {
-                wrong.insert("slot", "Please choose a time.".to_owned());
+                wrong.insert("slot", say("wrong.time"));
             }
             slot
         }
@@ -273,12 +274,12 @@ fn read(
         "" | "on-delivery" => false,
         "online" if online => true,
         _ => {
-            wrong.insert("payment", "Please choose how to pay.".to_owned());
+            wrong.insert("payment", say("wrong.payment"));
             false
         }
     };
     if pays_online && email.is_none() && !wrong.contains_key("email") {
-        wrong.insert("email", "Who pays online needs an e-mail address: refunds are told there.".to_owned());
+        wrong.insert("email", say("wrong.email-online"));
     }
     if !wrong.is_empty() {
         return Err(wrong);
@@ -297,6 +298,7 @@ fn read(
         slot,
         substitution,
         lines: form.visit.cart.lines(),
+        language: form.visit.language().code.clone(),
         seen_total_paise: form.text("seen_total_paise").parse().ok(),
     })
 }

@@ -16,6 +16,7 @@ use super::visit::Visit;
 use crate::db::delivery::{self, DELIVERY_PAISE, FREE_FROM_PAISE};
 use crate::db::messages::{self, NewMessage};
 use crate::password;
+use crate::texts::Say;
 
 pub(crate) fn routes() -> Router<Arc<Shop>> {
     Router::new()
@@ -45,17 +46,18 @@ async fn write(form: CheckedForm) -> Result<Response, PageError> {
         return Err(PageError::TooOften);
     }
     let email = password::checked_email(form.text("email"))
-        .map_err(|_| PageError::Invalid("please give an e-mail address that we can answer to".to_owned()))?;
+        .map_err(|_| PageError::Invalid(Say::new("wrong.answer-to").into()))?;
     let order_id = match form.text("order") {
         "" => None,
         _ => Some(form.number("order", 1..=i64::MAX)?),
     };
     let new = NewMessage {
-        name: form.line("name", 2..=80, "please tell us your name")?,
+        name: form.line("name", 2..=80, Say::new("wrong.name"))?,
         email,
-        phone: form.line("phone", 0..=20, "that is not a telephone number")?,
+        phone: form.line("phone", 0..=20, Say::new("wrong.telephone"))?,
         order_id,
-        body: form.lines("body", 5..=4000, "please write 5 to 4000 letters")?,
+        language: form.visit.language().code.clone(),
+        body: form.lines("body", 5..=4000, Say::new("wrong.message"))?,
     };
     let ticket = form.visit.shop.store.write(move |transaction| messages::add(transaction, &new)).await?;
     form.visit.page(StatusCode::OK, "contact.html", context! { ticket => ticket })

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 
 use crate::db::StoreError;
+use crate::texts::{Language, Say, Words};
 
 /// Why a request was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,15 +16,18 @@ pub(crate) enum PageError {
     #[error("this address does not take that method")]
     Method,
     #[error("{0}")]
-    BadRequest(&'static str),
+    BadRequest(Words),
     #[error("{0}")]
-    Forbidden(&'static str),
+    Forbidden(Words),
     /// The request is understood and cannot be done now.
     #[error("{0}")]
-    Conflict(String),
+    Conflict(Words),
     /// A field has a value that it cannot have.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Words),
+    /// A field that takes a whole number has something else.
+    #[error("{field} is not a whole number from {from} to {to}")]
+    NoNumber { field: String, from: i64, to: i64 },
     #[error("the form is too large")]
     TooLarge,
     #[error("the page is for those who run the shop")]
@@ -36,6 +40,8 @@ pub(crate) enum PageError {
     TimedOut,
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("a password could not be hashed")]
+    Unhashed,
     #[error("template {name} failed")]
     Template { name: String, source: minijinja::Error },
 }
@@ -47,6 +53,39 @@ impl From<rusqlite::Error> for PageError {
 }
 
 impl PageError {
+    /// A request that makes no sense, with the name of the text that says why.
+    pub(crate) fn refused(name: &'static str) -> Self {
+        Self::BadRequest(Say::new(name).into())
+    }
+
+    /// What the visitor is told, in the visitor's language.
+    pub(crate) fn told(&self, language: &Language) -> String {
+        let name = match self {
+            Self::BadRequest(words)
+            | Self::Forbidden(words)
+            | Self::Conflict(words)
+            | Self::Invalid(words) => {
+                return language.words(words);
+            }
+            Self::NoNumber { field, from, to } => {
+                let named = language.text(&format!("named.{field}"), None);
+                // Fields of the shop's own forms have no name in other languages.
+                let named = named.map_or_else(|| field.replace('_', " "), str::to_owned);
+                let say = Say::new("refusal.number").with("field", named).with("from", from).with("to", to);
+                return language.say(&say);
+            }
+            Self::NotFound => "error.text-404",
+            Self::Method => "refusal.method",
+            Self::TooLarge => "refusal.too-large",
+            Self::SignInFirst => "refusal.sign-in",
+            Self::MembersOnly => "refusal.members",
+            Self::TooOften => "refusal.too-often",
+            Self::TimedOut => "refusal.timed-out",
+            Self::Store(_) | Self::Unhashed | Self::Template { .. } => "error.text-500",
+        };
+        language.plain(name)
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -54,12 +93,12 @@ impl PageError {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid(_) | Self::NoNumber { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SignInFirst | Self::MembersOnly => StatusCode::SEE_OTHER,
             Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(_) | Self::Template { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(_) | Self::Unhashed | Self::Template { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

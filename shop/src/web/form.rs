@@ -10,6 +10,7 @@ use super::Shop;
 use super::error::PageError;
 use super::multipart::{self, File};
 use super::visit::{AdminVisit, MemberVisit, Visit};
+use crate::texts::{Say, Words};
 
 /// The fields of a form that came from one of the visitor's own pages.
 #[derive(Debug)]
@@ -39,11 +40,11 @@ impl CheckedForm {
         &self,
         name: &str,
         length: std::ops::RangeInclusive<usize>,
-        what: &str,
+        what: impl Into<Words>,
     ) -> Result<String, PageError> {
         let text = self.text(name);
         let fits = length.contains(&text.chars().count()) && !text.chars().any(char::is_control);
-        if fits { Ok(text.to_owned()) } else { Err(PageError::Invalid(what.to_owned())) }
+        if fits { Ok(text.to_owned()) } else { Err(PageError::Invalid(what.into())) }
     }
 
     /// The same on several lines.
@@ -51,12 +52,12 @@ impl CheckedForm {
         &self,
         name: &str,
         length: std::ops::RangeInclusive<usize>,
-        what: &str,
+        what: impl Into<Words>,
     ) -> Result<String, PageError> {
         let text = self.text(name).replace("\r\n", "\n");
         let fits =
             length.contains(&text.chars().count()) && !text.chars().any(|c| c.is_control() && c != '\n');
-        if fits { Ok(text) } else { Err(PageError::Invalid(what.to_owned())) }
+        if fits { Ok(text) } else { Err(PageError::Invalid(what.into())) }
     }
 
     /// An uploaded file; `None` when none was chosen.
@@ -72,13 +73,10 @@ impl CheckedForm {
     /// A whole number within a range.
     pub(crate) fn number(&self, name: &str, range: std::ops::RangeInclusive<i64>) -> Result<i64, PageError> {
         let number = self.text(name).parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| {
-            let label = name.replace('_', " ");
-            PageError::Invalid(format!(
-                "{label} must be a whole number from {} to {}",
-                range.start(),
-                range.end()
-            ))
+        number.ok_or_else(|| PageError::NoNumber {
+            field: name.to_owned(),
+            from: *range.start(),
+            to: *range.end(),
         })
     }
 }
@@ -89,13 +87,11 @@ impl FromRequest<Arc<Shop>> for CheckedForm {
     async fn from_request(request: Request, shop: &Arc<Shop>) -> Result<Self, Self::Rejection> {
         let headers = request.headers().clone();
         if !from_this_site(&headers) {
-            return Err(PageError::Forbidden(
-                "this form was sent from another site; open the page here and try again",
-            ));
+            return Err(PageError::Forbidden(Say::new("refusal.other-site").into()));
         }
         let visit = Visit::of(shop, &headers);
         let client = client(&request);
-        let unreadable = PageError::BadRequest("the form could not be read");
+        let unreadable = PageError::refused("refusal.form-unreadable");
         let (fields, files) = if let Some(boundary) = multipart::boundary(&headers) {
             // The guard has read the body already, within its limit.
             let body = axum::body::to_bytes(request.into_body(), usize::MAX).await;
@@ -107,9 +103,7 @@ impl FromRequest<Arc<Shop>> for CheckedForm {
         };
         let form = Self { visit, headers, client, fields, files };
         if !form.visit.owns(form.text("csrf")) {
-            return Err(PageError::Forbidden(
-                "this page was open for too long or cookies are switched off; go back, reload it and try again",
-            ));
+            return Err(PageError::Forbidden(Say::new("refusal.stale").into()));
         }
         Ok(form)
     }

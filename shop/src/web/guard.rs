@@ -81,7 +81,7 @@ async fn whole(request: Request, limit: usize) -> Result<Request, PageError> {
     let (parts, mut body) = request.into_parts();
     let (mut bytes, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
-        let broken = |_| PageError::BadRequest("the form broke off");
+        let broken = |_| PageError::refused("refusal.form-broke-off");
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         read += data.len();
         // What is too large is read on for a while, so that its sender gets to see the answer.
@@ -111,18 +111,11 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
 /// The page for an error. Should that fail too, a line of plain text.
 fn explain(shop: &Arc<Shop>, headers: &HeaderMap, error: &PageError) -> Response {
     let status = error.status();
-    let text = match error {
-        PageError::NotFound => "We looked on every shelf: there is no such page here.".to_owned(),
-        PageError::Store(_) | PageError::Template { .. } => {
-            "Something broke on our side, not on yours. Your basket is safe; please try again in a minute."
-                .to_owned()
-        }
-        other => sentence(&other.to_string()),
-    };
+    let visit = Visit::of(shop, headers);
+    let text = error.told(visit.language());
     if wants_json(headers) {
         return json(status, &serde_json::json!({ "error": text }));
     }
-    let visit = Visit::of(shop, headers);
     let page = context! { status => status.as_u16(), text => text.as_str() };
     // A page's own bug is an error answer; a bug in the error's page must still be one.
     match visit.page(status, "error.html", page) {
@@ -133,13 +126,6 @@ fn explain(shop: &Arc<Shop>, headers: &HeaderMap, error: &PageError) -> Response
                 .into_response()
         }
     }
-}
-
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
-    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
-    format!("{first}{}{end}", letters.as_str())
 }
 
 /// Whether a program asks, which reads JSON and no pages.

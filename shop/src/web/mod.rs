@@ -2,7 +2,7 @@
 
 mod account;
 mod admin;
-pub(crate) mod cards;
+mod cards;
 mod cart;
 mod catalogue;
 mod checkout;
@@ -12,11 +12,13 @@ mod form;
 mod guard;
 mod health;
 pub(crate) mod kept;
+mod language;
 mod metrics;
 mod multipart;
 mod order;
 pub(crate) mod page;
 mod pay;
+mod pieces;
 mod visit;
 
 use std::sync::Arc;
@@ -54,8 +56,6 @@ pub(crate) struct Shop {
     pub(crate) pace: Pace,
     /// Pages that are the same for many visitors.
     pub(crate) kept: kept::Kept,
-    /// Parts of pages that are the same for many visitors.
-    pub(crate) cards: cards::Cards,
     /// Who sells, as pages show it.
     pub(crate) seller: minijinja::Value,
     pub(crate) numbers: metrics::Numbers,
@@ -77,7 +77,6 @@ impl Shop {
             throttle: Throttle::default(),
             pace: Pace::default(),
             kept: kept::Kept::default(),
-            cards: cards::Cards::default(),
             seller: minijinja::Value::from(minijinja::value::Serde(&settings.seller)),
             numbers: metrics::Numbers::default(),
             settings,
@@ -124,6 +123,7 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .merge(pay::routes())
         .merge(account::routes())
         .merge(contact::routes())
+        .merge(language::routes())
         .merge(admin::routes())
         .route("/healthz", get(health::show))
         .route("/metrics", get(metrics::show))

@@ -16,6 +16,7 @@ use super::form::CheckedForm;
 use super::visit::Visit;
 use crate::db::orders::{self, Actor, Moved, State};
 use crate::log;
+use crate::texts::Say;
 
 pub(crate) fn routes() -> Router<Arc<Shop>> {
     Router::new()
@@ -60,9 +61,7 @@ async fn cancel(Path(token): Path<String>, form: CheckedForm) -> Result<Response
             Moved::Unknown => return Err(PageError::NotFound),
             Moved::NotFrom(State::Cancelled) => return Ok(order.id),
             Moved::NotFrom(_) => {
-                return Err(PageError::Conflict(
-                    "the order is packed or on its way already: please call us".to_owned(),
-                ));
+                return Err(PageError::Conflict(Say::new("refusal.packed").into()));
             }
         }
         // What was paid online goes back at once; nobody has to ask for it.
@@ -73,7 +72,7 @@ async fn cancel(Path(token): Path<String>, form: CheckedForm) -> Result<Response
             let key = format!("refund-cancelled-{}", order.id);
             let refund =
                 orders::refund(transaction, order.id, rest, "cancelled by you", Actor::Customer, &key)?;
-            refund.map_err(|refused| PageError::Conflict(refused.to_string()))?;
+            refund.map_err(|refused| PageError::Conflict(Say::new(refused.text()).into()))?;
         }
         Ok(order.id)
     });
@@ -84,15 +83,13 @@ async fn cancel(Path(token): Path<String>, form: CheckedForm) -> Result<Response
 
 async fn wish(Path(token): Path<String>, form: CheckedForm) -> Result<Response, PageError> {
     let link = format!("/order/{token}");
-    let text = form.lines("wish", 5..=500, "please tell us in a few words what was wrong")?;
+    let text = form.lines("wish", 5..=500, Say::new("wrong.wish"))?;
     let write = form.visit.shop.store.write(move |transaction| {
         let order = orders::by_token(transaction, &token)?.ok_or(PageError::NotFound)?;
         if orders::wish_refund(transaction, order.id, &text)? {
             Ok(())
         } else {
-            Err(PageError::Conflict(
-                "there is nothing paid that could be given back, or you have asked".to_owned(),
-            ))
+            Err(PageError::Conflict(Say::new("refusal.nothing-paid").into()))
         }
     });
     write.await?;

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+use minijinja::value::Kwargs;
+use minijinja::{AutoEscape, Environment, HtmlEscape, State, UndefinedBehavior, Value, context};
 use sha2::{Digest, Sha256};
 
 use super::Shop;
 use super::error::PageError;
 use crate::db::images;
 use crate::money::Rupees;
+use crate::texts::{self, Language, Part, TextsError};
 
 /// Templates or static files that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum PagesError {
         /// Why not.
         source: io::Error,
     },
+    /// The texts of a language.
+    #[error(transparent)]
+    Texts(#[from] TextsError),
     /// A template is not well formed.
     #[error("template {name} is not well formed")]
     Template {
@@ -47,7 +52,10 @@ struct Asset {
 /// Everything that pages are made of.
 #[derive(Debug)]
 pub(crate) struct Pages {
-    templates: Environment<'static>,
+    /// English first.
+    pub(crate) languages: Vec<Arc<Language>>,
+    /// The templates as each language has them, in the same order.
+    templates: Vec<Environment<'static>>,
     assets: HashMap<String, Asset>,
 }
 
@@ -62,11 +70,12 @@ impl Pages {
         });
         // A misspelt name is an error to be seen by the tests and not an empty place on a page.
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        // Only pages that are kept have places and parts of their own.
+        for name in ["shared", "own", "basket_count"] {
+            templates.add_global(name, "");
+        }
         templates.add_global("test_shop", crate::settings::test_shop());
         templates.add_filter("rupees", |paise: i64| Rupees(paise).to_string());
-        templates.add_filter("in_india", in_india);
-        templates.add_filter("day", day);
-        templates.add_filter("hour", hour);
         templates.add_filter("query", |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         });
@@ -96,25 +105,101 @@ impl Pages {
         // A category that the grocer made has no picture of its own.
         let any = icons.get("basket-full").cloned().unwrap_or_default();
         templates.add_function("icon", move |category: &str| icons.get(category).unwrap_or(&any).clone());
+        let mut texts = Vec::new();
         for (name, bytes) in files_below(&home.join("templates"))? {
             let text = String::from_utf8_lossy(&bytes).into_owned();
+            if let Some(code) = name.strip_prefix("texts/").and_then(|name| name.strip_suffix(".txt")) {
+                texts.push((code.to_owned(), text));
+                continue;
+            }
             templates
                 .add_template_owned(name.clone(), text)
                 .map_err(|source| PagesError::Template { name, source })?;
         }
-        Ok(Self { templates, assets })
+        let languages: Vec<Arc<Language>> = texts::read(texts)?.into_iter().map(Arc::new).collect();
+        let choice: Vec<Value> = languages
+            .iter()
+            .map(|one| context! { code => one.code.as_str(), name => one.plain("language.name"), tag => one.plain("language.tag") })
+            .collect();
+        templates.add_global("languages", Value::from(choice));
+        let templates = languages.iter().map(|language| speaking(&templates, language)).collect();
+        Ok(Self { languages, templates, assets })
     }
 
-    /// Fills in a template.
-    pub(crate) fn render(&self, name: &str, values: Value) -> Result<String, PageError> {
+    /// Fills in a template, in the language of this number.
+    pub(crate) fn render(&self, language: usize, name: &str, values: Value) -> Result<String, PageError> {
         let failed = |source| PageError::Template { name: name.to_owned(), source };
-        self.templates.get_template(name).map_err(failed)?.render(values).map_err(failed)
+        // Languages are numbered by this list; the first one is always there.
+        let templates = self.templates.get(language).unwrap_or(&self.templates[0]);
+        templates.get_template(name).map_err(failed)?.render(values).map_err(failed)
     }
+
+    /// The number of a language.
+    pub(crate) fn language(&self, code: &str) -> Option<usize> {
+        self.languages.iter().position(|language| language.code == code)
+    }
+}
+
+/// The templates with what they say in a language.
+fn speaking(templates: &Environment<'static>, language: &Arc<Language>) -> Environment<'static> {
+    let mut templates = templates.clone();
+    templates.add_global("language", language.code.as_str());
+    let own = language.clone();
+    templates.add_function("say", move |state: &State<'_, '_>, name: &str, values: Kwargs| {
+        said(&own, state.auto_escape(), name, &values)
+    });
+    let own = language.clone();
+    templates.add_function("unit_price", move |product: &Value| {
+        let price = Rupees(product.get_attr("unit_price_paise")?.try_into()?);
+        let unit = own.text(&format!("unit.{}", product.get_attr("unit_of")?), None).unwrap_or_default();
+        Ok::<_, minijinja::Error>(unit.replace("{price}", &price.to_string()))
+    });
+    let own = language.clone();
+    templates.add_filter("in_india", move |stored: &str| own.in_india(stored));
+    let own = language.clone();
+    templates.add_filter("day", move |stored: &str| own.day(stored));
+    let own = language.clone();
+    templates.add_filter("hour", move |stored: &str| own.hour(stored));
+    let own = language.clone();
+    templates.add_filter("reason", move |stored: &str| own.reason(stored));
+    templates
+}
+
+/// A text with its places filled in. On a page it is escaped, and so is every value that no template has made.
+fn said(
+    language: &Language,
+    escape: &AutoEscape,
+    name: &str,
+    values: &Kwargs,
+) -> Result<Value, minijinja::Error> {
+    let n = values.get::<Option<i64>>("n")?;
+    let text = language.text(name, n).ok_or_else(|| {
+        let what = format!("there is no text {name}");
+        minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, what)
+    })?;
+    let is_html = !matches!(escape, AutoEscape::None);
+    let mut said = String::with_capacity(text.len() + 32);
+    for part in texts::parts(text) {
+        match part {
+            Part::Text(text) if is_html => said.push_str(&HtmlEscape(text).to_string()),
+            Part::Text(text) => said.push_str(text),
+            Part::Place(place) => {
+                let value: Value = values.get(place)?;
+                let text = value.to_string();
+                if is_html && !value.is_safe() {
+                    said.push_str(&HtmlEscape(&text).to_string());
+                } else {
+                    said.push_str(&text);
+                }
+            }
+        }
+    }
+    Ok(if is_html { Value::from_safe_string(said) } else { said.into() })
 }
 
 /// A static file.
 pub(crate) async fn asset(
-    State(shop): State<Arc<Shop>>,
+    Shared(shop): Shared<Arc<Shop>>,
     UrlPath(path): UrlPath<String>,
     headers: HeaderMap,
 ) -> Result<Response, PageError> {
@@ -144,7 +229,7 @@ fn kind_of(name: &str) -> &'static str {
 
 /// A picture of a product.
 pub(crate) async fn picture(
-    State(shop): State<Arc<Shop>>,
+    Shared(shop): Shared<Arc<Shop>>,
     UrlPath((name, file)): UrlPath<(String, String)>,
 ) -> Result<Response, PageError> {
     let width = file.strip_suffix(".jpg").and_then(|width| width.parse().ok()).ok_or(PageError::NotFound)?;
@@ -156,33 +241,6 @@ pub(crate) async fn picture(
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
     ];
     Ok((kept, jpeg).into_response())
-}
-
-/// A day as people say it: `Sunday, 1 March`.
-fn day(stored: &str) -> String {
-    match stored.parse::<jiff::civil::Date>() {
-        Ok(day) => day.strftime("%A, %-d %B").to_string(),
-        Err(_) => stored.to_owned(),
-    }
-}
-
-/// A time of day as people say it: `7 am`, `5:30 pm`.
-fn hour(stored: &str) -> String {
-    let Some((hour, minute)) = stored.split_once(':') else { return stored.to_owned() };
-    let Ok(hour) = hour.parse::<u8>() else { return stored.to_owned() };
-    let half = if hour < 12 { "am" } else { "pm" };
-    let hour = if hour % 12 == 0 { 12 } else { hour % 12 };
-    if minute == "00" { format!("{hour} {half}") } else { format!("{hour}:{minute} {half}") }
-}
-
-/// A stored UTC time as people in India read it.
-fn in_india(stored: &str) -> String {
-    let offset =
-        jiff::tz::TimeZone::fixed(jiff::tz::offset(5).saturating_add(jiff::SignedDuration::from_mins(30)));
-    match stored.parse::<jiff::Timestamp>() {
-        Ok(time) => time.to_zoned(offset).strftime("%-d %b %Y, %-I:%M %p").to_string(),
-        Err(_) => stored.to_owned(),
-    }
 }
 
 fn files_below(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, PagesError> {

@@ -180,7 +180,7 @@ async fn came_back(
     Path(token): Path<String>,
     fields: Result<Form<CameBack>, axum::extract::rejection::FormRejection>,
 ) -> Result<Response, PageError> {
-    let Form(fields) = fields.map_err(|_| PageError::BadRequest("the form could not be read"))?;
+    let Form(fields) = fields.map_err(|_| PageError::refused("refusal.form-unreadable"))?;
     let shop = visit.shop.clone();
     let Sale { order, payment, cashier } = sale(&shop, token).await?;
     let page = address(&order.token);
@@ -197,10 +197,7 @@ async fn came_back(
         Ok(Proved::Waiting) => Ok(visit.go_to(&format!("{page}?after=sent"))),
         Ok(Proved::Forged) => {
             log::info(format_args!("order {}: a payment was claimed without proof", order.id));
-            Err(PageError::BadRequest(
-                "this does not prove a payment of your order; if money has left your account, we hear of it \
-                 from the bank and your order goes on",
-            ))
+            Err(PageError::refused("refusal.no-proof"))
         }
         Err(error) => {
             log::error(format_args!("payment of order {}: it is looked at again", order.id), &error);
@@ -219,14 +216,14 @@ async fn webhook(
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Over the bytes as they came: read and written again, they would be other bytes.
     if !signature::of_webhook(&body, text("x-razorpay-signature"), cashier.webhook_secrets()) {
-        return Err(PageError::BadRequest("the signature does not fit"));
+        return Err(PageError::refused("refusal.signature"));
     }
     let event_id = text("x-razorpay-event-id");
     if event_id.is_empty() || event_id.len() > 100 {
-        return Err(PageError::BadRequest("the event has no id"));
+        return Err(PageError::refused("refusal.event-id"));
     }
     let Ok(told) = serde_json::from_slice::<Told>(&body) else {
-        return Err(PageError::BadRequest("the event could not be read"));
+        return Err(PageError::refused("refusal.event"));
     };
     let event = told.event.clone();
     let outcome = cashier.hear(&shop.store, event_id.to_owned(), told).await?;

@@ -13,6 +13,7 @@ use super::Shop;
 use super::error::PageError;
 use crate::cart::Cart;
 use crate::db::{random_hex, sessions};
+use crate::texts::{Language, Say};
 
 /// Baskets and visitors are remembered for this long.
 const REMEMBERED: Duration = Duration::days(30);
@@ -22,6 +23,7 @@ const CART: &str = "cart";
 const ADMIN: &str = "admin";
 const MEMBER: &str = "member";
 const PINCODE: &str = "pincode";
+const LANGUAGE: &str = "language";
 
 /// Whether the visitor came over https. Told by the proxy in front, which must set or remove this header.
 pub(crate) fn came_by_https(headers: &HeaderMap) -> bool {
@@ -43,8 +45,8 @@ pub(crate) struct Visit {
     member_cookie: Option<String>,
     /// Where the visitor wants things delivered, six digits.
     pub(crate) pincode: Option<String>,
-    /// Set while a page is made that many will get: stands in for the form token.
-    shared: bool,
+    /// The number of the language that the visitor reads.
+    pub(crate) language: usize,
 }
 
 impl Visit {
@@ -62,7 +64,7 @@ impl Visit {
             admin_cookie: value(ADMIN),
             member_cookie: value(MEMBER),
             pincode: value(PINCODE).filter(|pincode| is_pincode(pincode)),
-            shared: false,
+            language: value(LANGUAGE).and_then(|code| shop.pages.language(&code)).unwrap_or(0),
         }
     }
 
@@ -75,14 +77,20 @@ impl Visit {
         ]
     }
 
-    /// This visitor sees what every new visitor sees: the page may be a kept one.
-    pub(crate) fn is_like_any_other(&self) -> bool {
-        self.cart.is_empty() && self.pincode.is_none()
+    /// A text in the visitor's language.
+    pub(crate) fn say(&self, say: &Say) -> String {
+        self.language().say(say)
     }
 
-    /// The visit as which a page is made that is kept for many.
-    pub(crate) fn of_many(&self) -> Self {
-        Self { shared: true, ..self.clone() }
+    /// The language that the visitor reads.
+    pub(crate) fn language(&self) -> &Language {
+        let languages = &self.shop.pages.languages;
+        languages.get(self.language).unwrap_or(&languages[0])
+    }
+
+    /// Has the browser remember a language.
+    pub(crate) fn keep_language(&self, response: &mut Response, code: &str) {
+        self.put_cookie(response, LANGUAGE, code, Some(Duration::days(365)));
     }
 
     /// Gives a browser that is new its id.
@@ -123,9 +131,6 @@ impl Visit {
 
     /// The hidden field of every form on this visitor's pages.
     pub(crate) fn csrf(&self) -> String {
-        if self.shared {
-            return self.shop.kept.token_stand_in().to_owned();
-        }
         self.shop.signer.sign("csrf", &self.token_parts())
     }
 
@@ -141,33 +146,37 @@ impl Visit {
         template: &str,
         values: Value,
     ) -> Result<Response, PageError> {
-        let every = context! {
+        let own = context! {
             csrf => self.csrf(),
-            cart_pieces => self.cart.pieces(),
+            basket_count => Value::from_safe_string(self.basket_count()?),
+        };
+        let html = self.text_of_page(template, context! { ..values, ..own })?;
+        let mut response = (status, Html(html)).into_response();
+        self.introduce(&mut response);
+        Ok(response)
+    }
+
+    /// How full the basket is, as the header shows it.
+    pub(crate) fn basket_count(&self) -> Result<String, PageError> {
+        match self.cart.pieces() {
+            0 => Ok(String::new()),
+            pieces => {
+                let values = context! { cart_pieces => pieces };
+                self.shop.pages.render(self.language, "partials/basket_count.html", values)
+            }
+        }
+    }
+
+    /// The text of a page, with the visitor's language and pincode; what else is the visitor's own is in `values`.
+    pub(crate) fn text_of_page(&self, template: &str, values: Value) -> Result<String, PageError> {
+        let every = context! {
             release => self.shop.settings.release.as_str(),
             query => "",
             pincode => self.pincode.as_deref().unwrap_or_default(),
             seller => self.shop.seller.clone(),
             pays_online => self.shop.settings.payments.gateway.is_some(),
         };
-        let html = self.shop.pages.render(template, context! { ..values, ..every })?;
-        let mut response = (status, Html(html)).into_response();
-        self.introduce(&mut response);
-        Ok(response)
-    }
-
-    /// The text of a page, for one that is kept for many.
-    pub(crate) fn text_of_page(&self, template: &str, values: Value) -> Result<String, PageError> {
-        let every = context! {
-            csrf => self.csrf(),
-            cart_pieces => 0,
-            release => self.shop.settings.release.as_str(),
-            query => "",
-            pincode => "",
-            seller => self.shop.seller.clone(),
-            pays_online => self.shop.settings.payments.gateway.is_some(),
-        };
-        self.shop.pages.render(template, context! { ..values, ..every })
+        self.shop.pages.render(self.language, template, context! { ..values, ..every })
     }
 
     /// Sends the browser to another page of the shop, which it fetches with GET.

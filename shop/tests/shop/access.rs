@@ -16,12 +16,13 @@ enum May {
 use May::{Admins, Everybody, Members};
 
 /// Every route with who may use it. `{token}` is an order of member A, whose link he has given to nobody.
-const ROUTES: [(&str, &str, May); 58] = [
+const ROUTES: [(&str, &str, May); 59] = [
     ("GET", "/", Everybody),
     ("GET", "/products", Everybody),
     ("GET", "/product/{id}", Everybody),
     ("GET", "/search", Everybody),
     ("POST", "/pincode", Everybody),
+    ("POST", "/language", Everybody),
     ("GET", "/cart", Everybody),
     ("POST", "/cart/add", Everybody),
     ("POST", "/cart/update", Everybody),

@@ -19,5 +19,7 @@ mod refunding;
 mod sandbox;
 mod security;
 mod serving;
+mod shelves;
 mod smoke;
+mod speaking;
 mod walking;

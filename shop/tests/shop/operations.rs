@@ -7,7 +7,7 @@ use crate::browser::key;
 use crate::sandbox::{PASSWORD, Sandbox, Server};
 
 /// A mail server that takes everything and hands over what it took: the commands and the text of each mail.
-fn mail_server() -> (u16, mpsc::Receiver<String>) {
+pub(crate) fn mail_server() -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, told) = mpsc::channel();
@@ -354,4 +354,27 @@ fn a_kept_card_leads_back_to_the_page_it_is_on() {
             assert_eq!(back, format!("{path}#p{id}"));
         }
     }
+}
+
+/// What a mail says, with its encoding taken off: quoted-printable, base64, or none.
+pub(crate) fn mail_text(mail: &str) -> String {
+    let (head, body) = mail.split_once("\r\n\r\n").unwrap();
+    let decoded = if head.contains("quoted-printable") {
+        let body = body.replace("=\r\n", "");
+        let mut bytes = Vec::new();
+        let mut parts = body.split('=');
+        bytes.extend_from_slice(parts.next().unwrap().as_bytes());
+        for part in parts {
+            bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        }
+        bytes
+    } else if head.contains("base64") {
+        use base64::Engine as _;
+        let text: String = body.chars().filter(|sign| !sign.is_whitespace()).collect();
+        base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+    } else {
+        body.as_bytes().to_vec()
+    };
+    String::from_utf8(decoded).unwrap()
 }

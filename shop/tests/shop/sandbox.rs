@@ -57,6 +57,11 @@ impl Sandbox {
         self.home = home;
     }
 
+    /// The folder that the shop reads its files from.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_greengrocer"));
         command

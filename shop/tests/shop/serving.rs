@@ -89,7 +89,7 @@ fn health_tells_the_release_and_fails_while_nobody_can_write() {
     let page = probe.get("/healthz");
     assert_eq!((page.status, page.header("content-type")), (200, "application/json"));
     let wanted = serde_json::json!({
-        "status": "ok", "release": "000007-abcdef0", "schema_version": 10, "payment_mode": "on-delivery", "database": "ok",
+        "status": "ok", "release": "000007-abcdef0", "schema_version": 11, "payment_mode": "on-delivery", "database": "ok",
     });
     assert_eq!(page.json(), wanted);
     let lock = shop.sql();
@@ -163,7 +163,7 @@ fn a_form_refused_unread_does_not_break_the_connection() {
         write!(stream, "a=bGET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
         let mut answers = String::new();
         stream.read_to_string(&mut answers).unwrap();
-        assert!(answers.contains("\"schema_version\":10"), "{path}: {answers}");
+        assert!(answers.contains("\"schema_version\":11"), "{path}: {answers}");
     }
 }
 

@@ -173,7 +173,24 @@ pub(crate) struct Step {
     pub(crate) to_state: String,
     pub(crate) actor: String,
     pub(crate) note: String,
+    /// When the note is that of a refund.
+    pub(crate) refund: Option<RefundNote>,
     pub(crate) at: String,
+}
+
+/// What was given back, in an order's history.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct RefundNote {
+    /// `₹45`.
+    pub(crate) amount: String,
+    pub(crate) reason: String,
+}
+
+impl RefundNote {
+    fn of(note: &str) -> Option<Self> {
+        let (amount, reason) = note.strip_prefix(payment::REFUND_OF)?.split_once(": ")?;
+        Some(Self { amount: amount.to_owned(), reason: reason.to_owned() })
+    }
 }
 
 /// An order's life so far, oldest first.
@@ -183,10 +200,12 @@ pub(crate) fn history(connection: &Connection, order_id: i64) -> Result<Vec<Step
     )?;
     let rows = statement
         .query_map([order_id], |row| {
+            let note: String = row.get("note")?;
             Ok(Step {
+                refund: RefundNote::of(&note),
                 to_state: row.get("to_state")?,
                 actor: row.get("actor")?,
-                note: row.get("note")?,
+                note,
                 at: row.get("at")?,
             })
         })?

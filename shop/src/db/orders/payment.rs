@@ -5,6 +5,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use super::super::{Result, outbox, random_hex, stock};
 use super::states::{Actor, Moved, State, move_to, note_step};
 
+/// How the note of a refund in an order's history begins; amount and reason follow.
+pub(super) const REFUND_OF: &str = "refund of ";
+
 /// A payment that the gateway says is captured.
 #[derive(Clone, Debug)]
 pub(crate) struct Captured {
@@ -125,6 +128,18 @@ pub(crate) enum RefundRefused {
     Twice,
 }
 
+impl RefundRefused {
+    /// The name of the text that tells a customer.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "refusal.refund-unknown",
+            Self::NotPaid => "refusal.refund-unpaid",
+            Self::TooMuch => "refusal.refund-too-much",
+            Self::Twice => "refusal.refund-twice",
+        }
+    }
+}
+
 /// Gives money back: notes it, and for an online payment leaves a row that is `due` at the gateway. `key` makes
 /// it happen once; the same key is the gateway's idempotency key.
 pub(crate) fn refund(
@@ -177,7 +192,7 @@ pub(crate) fn refund(
     let number = transaction.last_insert_rowid();
     count_refunds(transaction, order_id)?;
     if let Some(state) = State::named(&state) {
-        let note = format!("refund of {}: {reason}", crate::money::Rupees(amount_paise));
+        let note = format!("{REFUND_OF}{}: {reason}", crate::money::Rupees(amount_paise));
         note_step(transaction, order_id, Some(state), state, actor, &note)?;
     }
     outbox::tell_of_refund(transaction, order_id, number, amount_paise)?;

@@ -13,6 +13,7 @@ use minijinja::value::Serde;
 use crate::db::audit;
 use crate::db::delivery::{self, RegionDetails, RegionSaved, SlotRule};
 use crate::money::{parse_rupees, plain_rupees};
+use crate::texts::Words;
 use crate::web::Shop;
 use crate::web::error::PageError;
 use crate::web::form::{AdminForm, CheckedForm};
@@ -91,7 +92,7 @@ async fn change(Path(id): Path<String>, AdminForm { form, who }: AdminForm) -> R
 }
 
 async fn save(form: &CheckedForm, who: &AdminVisit, id: Option<i64>) -> Result<Response, PageError> {
-    let invalid = |text: String| PageError::Invalid(text);
+    let invalid = |text: String| PageError::Invalid(Words::english(text));
     let amount = |name: &str| match form.text(name) {
         "" => Ok(None),
         "0" | "0.00" => Ok(Some(0)),
@@ -114,8 +115,8 @@ async fn save(form: &CheckedForm, who: &AdminVisit, id: Option<i64>) -> Result<R
         return Err(invalid(format!("a region has at most {MOST_PREFIXES} pincodes")));
     }
     let details = RegionDetails {
-        name: form.line("name", 2..=80, "a region needs a name")?,
-        state: form.line("state", 2..=80, "a region is in a state")?,
+        name: form.line("name", 2..=80, Words::english("a region needs a name"))?,
+        state: form.line("state", 2..=80, Words::english("a region is in a state"))?,
         is_active: form.ticked("is_active"),
         delivery_paise: amount("delivery")?,
         free_from_paise: amount("free_from")?,
@@ -133,10 +134,12 @@ async fn save(form: &CheckedForm, who: &AdminVisit, id: Option<i64>) -> Result<R
                 Ok(())
             }
             RegionSaved::Unknown => Err(PageError::NotFound),
-            RegionSaved::NameTaken => Err(PageError::Conflict("another region has this name".to_owned())),
-            RegionSaved::PrefixTaken(prefix, name) => {
-                Err(PageError::Conflict(format!("pincodes that begin with {prefix} belong to {name}")))
+            RegionSaved::NameTaken => {
+                Err(PageError::Conflict(Words::english("another region has this name")))
             }
+            RegionSaved::PrefixTaken(prefix, name) => Err(PageError::Conflict(Words::english(format!(
+                "pincodes that begin with {prefix} belong to {name}"
+            )))),
         }
     });
     write.await?;
@@ -152,7 +155,9 @@ async fn slot(AdminForm { form, who }: AdminForm) -> Result<Response, PageError>
                     |part: &str, limit: u8| part.len() == 2 && part.parse::<u8>().is_ok_and(|n| n < limit);
                 below(hour, 24) && below(minute, 60)
             });
-        valid.then(|| text.to_owned()).ok_or_else(|| PageError::Invalid("times are such as 07:30".to_owned()))
+        valid
+            .then(|| text.to_owned())
+            .ok_or_else(|| PageError::Invalid(Words::english("times are such as 07:30")))
     };
     let rule = SlotRule {
         id: 0,
@@ -163,7 +168,7 @@ async fn slot(AdminForm { form, who }: AdminForm) -> Result<Response, PageError>
         is_active: form.ticked("is_active"),
     };
     if rule.ends <= rule.starts {
-        return Err(PageError::Invalid("a time of delivery ends after it begins".to_owned()));
+        return Err(PageError::Invalid(Words::english("a time of delivery ends after it begins")));
     }
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {

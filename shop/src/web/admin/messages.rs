@@ -11,6 +11,7 @@ use minijinja::context;
 use minijinja::value::Serde;
 
 use crate::db::{audit, messages};
+use crate::texts::Words;
 use crate::web::Shop;
 use crate::web::error::PageError;
 use crate::web::form::AdminForm;
@@ -30,7 +31,7 @@ async fn show(who: AdminVisit) -> Result<Response, PageError> {
 
 async fn answer(Path(id): Path<String>, AdminForm { form, who }: AdminForm) -> Result<Response, PageError> {
     let id: i64 = id.parse().map_err(|_| PageError::NotFound)?;
-    let text = form.lines("answer", 0..=4000, "an answer has at most 4000 letters")?;
+    let text = form.lines("answer", 0..=4000, Words::english("an answer has at most 4000 letters"))?;
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {
         let act = if text.is_empty() { "close" } else { "answer" };

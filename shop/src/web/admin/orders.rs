@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::db::audit;
 use crate::db::orders::{self, Actor, Filter, Moved, State};
 use crate::money::{Rupees, parse_rupees, plain_rupees};
+use crate::texts::Words;
 use crate::web::Shop;
 use crate::web::catalogue::page_number;
 use crate::web::error::PageError;
@@ -60,7 +61,7 @@ impl Asked {
 type AskedQuery = Result<Query<Asked>, axum::extract::rejection::QueryRejection>;
 
 fn asked(query: AskedQuery) -> Result<Asked, PageError> {
-    query.map(|Query(asked)| asked).map_err(|_| PageError::BadRequest("the address could not be read"))
+    query.map(|Query(asked)| asked).map_err(|_| PageError::refused("refusal.address-unreadable"))
 }
 
 async fn list(who: AdminVisit, query: AskedQuery) -> Result<Response, PageError> {
@@ -193,7 +194,7 @@ async fn set_state(
 ) -> Result<Response, PageError> {
     let id: i64 = id.parse().map_err(|_| PageError::NotFound)?;
     let to = State::named(form.text("state"))
-        .ok_or_else(|| PageError::Invalid("there is no such state of an order".to_owned()))?;
+        .ok_or_else(|| PageError::Invalid(Words::english("there is no such state of an order")))?;
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {
         match orders::move_to(transaction, id, to, Actor::Admin, "")? {
@@ -201,7 +202,7 @@ async fn set_state(
             Moved::Unknown => return Err(PageError::NotFound),
             Moved::NotFrom(from) => {
                 let text = format!("the order is {} by now and cannot become {}", from.name(), to.name());
-                return Err(PageError::Conflict(text));
+                return Err(PageError::Conflict(Words::english(text)));
             }
         }
         audit::note(transaction, &admin, to.name(), &format!("order {id}"), "")?;
@@ -213,7 +214,7 @@ async fn set_state(
             let rest = order.total_paise - order.refunded_paise;
             let key = format!("refund-cancelled-{id}");
             let refund = orders::refund(transaction, id, rest, "cancelled by the shop", Actor::Admin, &key)?;
-            refund.map_err(|refused| PageError::Conflict(refused.to_string()))?;
+            refund.map_err(|refused| PageError::Conflict(Words::english(refused.to_string())))?;
         }
         Ok(())
     });
@@ -225,13 +226,13 @@ async fn set_state(
 async fn refund(Path(id): Path<String>, AdminForm { form, who }: AdminForm) -> Result<Response, PageError> {
     let id: i64 = id.parse().map_err(|_| PageError::NotFound)?;
     let amount = parse_rupees(form.text("amount"))
-        .ok_or_else(|| PageError::Invalid("the amount must be one such as 49 or 49.50".to_owned()))?;
-    let reason = form.line("reason", 3..=200, "please say what it is for")?;
+        .ok_or_else(|| PageError::Invalid(Words::english("the amount must be one such as 49 or 49.50")))?;
+    let reason = form.line("reason", 3..=200, Words::english("please say what it is for"))?;
     let key = form.text("key").to_owned();
     let fits = (10..=60).contains(&key.len())
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !fits || reason == "paid twice" {
-        return Err(PageError::Invalid("the form is not complete; reload the page".to_owned()));
+        return Err(PageError::Invalid(Words::english("the form is not complete; reload the page")));
     }
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {
@@ -243,7 +244,7 @@ async fn refund(Path(id): Path<String>, AdminForm { form, who }: AdminForm) -> R
             // The same form twice is one refund.
             Err(orders::RefundRefused::Twice) => Ok(()),
             Err(orders::RefundRefused::Unknown) => Err(PageError::NotFound),
-            Err(refused) => Err(PageError::Conflict(refused.to_string())),
+            Err(refused) => Err(PageError::Conflict(Words::english(refused.to_string()))),
         }
     });
     write.await?;

@@ -16,6 +16,7 @@ use crate::db::products::{self, Details, Product, Saved};
 use crate::db::{StoreError, audit, delivery, images, stock};
 use crate::money::{Rupees, parse_rupees, plain_rupees};
 use crate::picture;
+use crate::texts::Words;
 use crate::web::Shop;
 use crate::web::catalogue::page_number;
 use crate::web::error::PageError;
@@ -71,7 +72,7 @@ async fn list(
     who: AdminVisit,
     query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, PageError> {
-    let Query(asked) = query.map_err(|_| PageError::BadRequest("the address could not be read"))?;
+    let Query(asked) = query.map_err(|_| PageError::refused("refusal.address-unreadable"))?;
     let page = page_number(&asked.page)?;
     let part = asked.q.clone();
     let read = who
@@ -208,14 +209,15 @@ async fn save(form: &CheckedForm, who: &AdminVisit, id: Option<i64>) -> Result<R
     };
     let mut limits = Vec::new();
     for region in form.all("region") {
-        let id =
-            region.parse::<i64>().map_err(|_| PageError::Invalid("there is no such region".to_owned()))?;
+        let id = region
+            .parse::<i64>()
+            .map_err(|_| PageError::Invalid(Words::english("there is no such region")))?;
         limits.push(id);
     }
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {
         if !products::categories(transaction)?.iter().any(|category| category.id == details.category_id) {
-            return Err(NotSaved::Page(PageError::Invalid("there is no such category".to_owned())));
+            return Err(NotSaved::Page(PageError::Invalid(Words::english("there is no such category"))));
         }
         let before = match id {
             Some(id) => products::find(transaction, id)?,
@@ -319,9 +321,9 @@ async fn move_stock(
     let (reason, change) = match form.text("reason") {
         "delivery" => ("delivery", pieces),
         "spoiled" => ("spoiled", -pieces),
-        _ => return Err(PageError::Invalid("choose what happened".to_owned())),
+        _ => return Err(PageError::Invalid(Words::english("choose what happened"))),
     };
-    let note = form.line("note", 0..=200, "the note is too long")?;
+    let note = form.line("note", 0..=200, Words::english("the note is too long"))?;
     let admin = who.admin.clone();
     let write = who.visit.shop.store.write(move |transaction| {
         let saved = products::change_stock(transaction, id, change, reason, Some(admin.id), &note)?;
@@ -333,7 +335,9 @@ async fn move_stock(
     });
     match write.await? {
         Saved::As(_) => Ok(who.visit.go_to(&format!("/admin/products/{id}"))),
-        Saved::StockBelowZero => Err(PageError::Conflict("there are not so many on the shelf".to_owned())),
+        Saved::StockBelowZero => {
+            Err(PageError::Conflict(Words::english("there are not so many on the shelf")))
+        }
         _ => Err(PageError::NotFound),
     }
 }
@@ -344,18 +348,22 @@ async fn add_image(
 ) -> Result<Response, PageError> {
     let id: i64 = id.parse().map_err(|_| PageError::NotFound)?;
     let shop = who.visit.shop.clone();
-    let file = form.file("picture").ok_or_else(|| PageError::Invalid("choose a picture first".to_owned()))?;
+    let file =
+        form.file("picture").ok_or_else(|| PageError::Invalid(Words::english("choose a picture first")))?;
     let bytes = file.bytes.clone();
     // One at a time: a large picture takes a hundred megabytes while it is unpacked.
     let permit = shop.unpacking.acquire().await.ok();
     let cut = tokio::task::spawn_blocking(move || picture::cut(&bytes)).await.map_err(StoreError::from)?;
     drop(permit);
-    let sizes = cut.map_err(|error| PageError::Invalid(error.to_string()))?;
+    let sizes = cut.map_err(|error| PageError::Invalid(Words::english(error.to_string())))?;
     let admin = who.admin.clone();
     let write = shop.store.write(move |transaction| {
         products::find(transaction, id)?.ok_or(PageError::NotFound)?;
         let Some(name) = images::add(transaction, id, &sizes)? else {
-            return Err(PageError::Conflict(format!("a product has at most {} pictures", images::MOST)));
+            return Err(PageError::Conflict(Words::english(format!(
+                "a product has at most {} pictures",
+                images::MOST
+            ))));
         };
         Ok(audit::note(transaction, &admin, "add picture", &format!("product {id}"), &name)?)
     });
