@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Failures that are forgiven within [`WINDOW`]. Per address from which it is tried, and per account.
+/// Attempts that may fail within [`WINDOW`]. Per address from which it is tried, and per account.
 const PER_CLIENT: u32 = 10;
 const PER_ACCOUNT: u32 = 30;
 const WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -15,41 +15,52 @@ const MOST_KEYS: usize = 10_000;
 /// Counts failed logins. Kept in memory: a restart forgives, which is worth ten guesses.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    failures: Mutex<HashMap<String, (u32, Instant)>>,
+    attempts: Mutex<HashMap<String, (u32, Instant)>>,
 }
 
 impl Throttle {
-    /// Whether one more attempt may be made.
-    pub(crate) fn allows(&self, client: &str, account: &str) -> bool {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts an attempt, and answers whether it may be made. Counted before the password is looked at and taken back
+    /// by [`Throttle::succeeded`]: of a thousand that are sent at once, all would else be judged before one has failed.
+    pub(crate) fn begins(&self, client: &str, account: &str) -> bool {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         let below = |key: &str, limit| {
-            failures.get(key).is_none_or(|(count, since)| since.elapsed() > WINDOW || *count < limit)
+            attempts.get(key).is_none_or(|(count, since)| since.elapsed() > WINDOW || *count < limit)
         };
-        below(&client_key(client), PER_CLIENT) && below(&account_key(account), PER_ACCOUNT)
-    }
-
-    /// Notes a failed attempt.
-    pub(crate) fn failed(&self, client: &str, account: &str) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= MOST_KEYS {
-            failures.retain(|_, (_, since)| since.elapsed() <= WINDOW);
+        if !below(&client_key(client), PER_CLIENT) || !below(&account_key(account), PER_ACCOUNT) {
+            return false;
         }
-        if failures.len() >= MOST_KEYS {
-            let oldest = failures.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| key.clone());
-            oldest.map(|key| failures.remove(&key));
+        if attempts.len() >= MOST_KEYS {
+            attempts.retain(|_, (_, since)| since.elapsed() <= WINDOW);
+        }
+        if attempts.len() >= MOST_KEYS {
+            let oldest = attempts.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| key.clone());
+            oldest.map(|key| attempts.remove(&key));
         }
         for key in [client_key(client), account_key(account)] {
-            let entry = failures.entry(key).or_insert((0, Instant::now()));
+            let entry = attempts.entry(key).or_insert((0, Instant::now()));
             if entry.1.elapsed() > WINDOW {
                 *entry = (0, Instant::now());
             }
             entry.0 += 1;
+        }
+        true
+    }
+
+    /// An attempt was no guess.
+    pub(crate) fn succeeded(&self, client: &str, account: &str) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in [client_key(client), account_key(account)] {
+            if let Some((count, _)) = attempts.get_mut(&key) {
+                *count = count.saturating_sub(1);
+            }
         }
     }
 }
 
 /// What one client may do within [`PACE_WINDOW`]: orders and messages.
 const PER_PACE: u32 = 30;
+/// The most links that are sent to one address within it, whoever asks.
+const PER_ADDRESS: u32 = 5;
 const PACE_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Counts what is done and not only what fails: orders and messages cost the shop something.
@@ -61,6 +72,15 @@ pub(crate) struct Pace {
 impl Pace {
     /// Notes one more act of a kind by a client; `false` when that is too many.
     pub(crate) fn allows(&self, kind: &str, client: &str) -> bool {
+        self.allows_most(kind, client, PER_PACE)
+    }
+
+    /// Notes one more mail to somebody who may not have asked for it; `false` when that is too many.
+    pub(crate) fn allows_mail_to(&self, address: &str) -> bool {
+        self.allows_most("mail", &address.to_lowercase(), PER_ADDRESS)
+    }
+
+    fn allows_most(&self, kind: &str, client: &str, most: u32) -> bool {
         // This machine itself: smoke tests, or a proxy that does not tell who comes through it. Then one limit for
         // all customers together would close the shop to them.
         if client.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()) {
@@ -79,7 +99,7 @@ impl Pace {
             *entry = (0, Instant::now());
         }
         entry.0 += 1;
-        entry.0 <= PER_PACE
+        entry.0 <= most
     }
 }
 
@@ -99,11 +119,19 @@ mod tests {
     fn ten_failures_stop_one_client_and_not_another() {
         let throttle = Throttle::default();
         for _ in 0..PER_CLIENT {
-            assert!(throttle.allows("10.0.0.1", "asha@example.in"));
-            throttle.failed("10.0.0.1", "asha@example.in");
+            assert!(throttle.begins("10.0.0.1", "asha@example.in"));
         }
-        assert!(!throttle.allows("10.0.0.1", "ravi@example.in"));
-        assert!(throttle.allows("10.0.0.2", "asha@example.in"));
+        assert!(!throttle.begins("10.0.0.1", "ravi@example.in"));
+        assert!(throttle.begins("10.0.0.2", "asha@example.in"));
+    }
+
+    #[test]
+    fn who_gets_in_is_not_counted() {
+        let throttle = Throttle::default();
+        for _ in 0..100 {
+            assert!(throttle.begins("10.0.0.1", "asha@example.in"));
+            throttle.succeeded("10.0.0.1", "asha@example.in");
+        }
     }
 
     #[test]
@@ -119,9 +147,9 @@ mod tests {
     fn many_clients_on_one_account_are_stopped_too() {
         let throttle = Throttle::default();
         for number in 0..PER_ACCOUNT {
-            throttle.failed(&number.to_string(), "asha@example.in");
+            assert!(throttle.begins(&number.to_string(), "asha@example.in"));
         }
-        assert!(!throttle.allows("fresh", "ASHA@example.in"));
-        assert!(throttle.allows("fresh", "ravi@example.in"));
+        assert!(!throttle.begins("fresh", "ASHA@example.in"));
+        assert!(throttle.begins("fresh", "ravi@example.in"));
     }
 }

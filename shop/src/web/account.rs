@@ -66,7 +66,7 @@ fn login_page(
 async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
     let shop = form.visit.shop.clone();
     let email = form.text("email").to_owned();
-    if !shop.throttle.allows(&form.client, &email) {
+    if !shop.throttle.begins(&form.client, &email) {
         return login_page(&form.visit, StatusCode::TOO_MANY_REQUESTS, Some("refusal.login-often"));
     }
     let wanted = email.clone();
@@ -76,9 +76,9 @@ async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
     let hash = user.as_ref().map(|user| user.password_hash.clone());
     let right = shop.password_is_right(form.text("password"), hash).await?;
     let Some(user) = user.filter(|_| right) else {
-        shop.throttle.failed(&form.client, &email);
         return login_page(&form.visit, StatusCode::UNAUTHORIZED, Some("refusal.login"));
     };
+    shop.throttle.succeeded(&form.client, &email);
     let guest = form.visit.cart.clone();
     let id = user.id;
     let write = shop.store.write(move |transaction| {
@@ -125,12 +125,14 @@ async fn send_link(form: CheckedForm) -> Result<Response, PageError> {
         _ => None,
     };
     let language = form.visit.language().code.clone();
-    let write = form
-        .visit
-        .shop
-        .store
-        .write(move |transaction| members::send_link(transaction, &email, name.as_deref(), &language));
-    write.await?;
+    // An inbox is not to be filled by strangers. The page is the same: it does not tell who has an account.
+    let may = form.visit.shop.pace.allows_mail_to(&email);
+    if may {
+        let send = move |transaction: &rusqlite::Transaction<'_>| {
+            members::send_link(transaction, &email, name.as_deref(), &language)
+        };
+        form.visit.shop.store.write(send).await?;
+    }
     let what = form.text("what").to_owned();
     form.visit.page(StatusCode::OK, "account/link.html", context! { what => what, sent => true })
 }

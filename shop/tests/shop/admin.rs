@@ -86,6 +86,28 @@ fn guessing_passwords_is_stopped_and_others_are_let_in() {
     assert_eq!(admin.sign_in("asha@example.in", PASSWORD).status, 303);
 }
 
+/// Hashing takes its time: guesses sent at once were all let through before the first had failed.
+#[test]
+fn guesses_that_come_all_at_once_are_counted_too() {
+    let shop = Sandbox::seeded();
+    shop.make_admin();
+    let server = shop.serve();
+    for (page, from) in [("/admin/login", "203.0.113.9"), ("/account/login", "203.0.113.10")] {
+        let answers: Vec<u16> = std::thread::scope(|scope| {
+            let guess = || {
+                let mut thief = server.browser();
+                thief.headers.push(("x-forwarded-for", from.to_owned()));
+                thief.post(page, &[("email", "asha@example.in"), ("password", "wrong"), ("code", "1")]).status
+            };
+            let guesses: Vec<_> = (0..25).map(|_| scope.spawn(guess)).collect();
+            guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
+        });
+        let judged = answers.iter().filter(|status| **status == 401).count();
+        let refused = answers.iter().filter(|status| **status == 429).count();
+        assert_eq!((judged, refused), (10, 15), "{page}: {answers:?}");
+    }
+}
+
 #[test]
 fn goods_are_added_and_changed() {
     let shop = Sandbox::seeded();

@@ -383,3 +383,20 @@ fn row_25_the_log_holds_events_and_no_secrets() {
         assert!(said(event), "{event} is not in {log}");
     }
 }
+
+/// One address got as many mails as strangers liked, from as many places as they had.
+#[test]
+fn row_10_nobody_s_inbox_is_filled_by_strangers() {
+    let shop = Sandbox::seeded();
+    shop.make_member("anita@example.in");
+    let server = shop.serve();
+    let mut answers = Vec::new();
+    for number in 0..9 {
+        let mut stranger = server.browser();
+        stranger.headers.push(("x-forwarded-for", format!("203.0.113.{number}")));
+        let page = stranger.post("/account/forgot", &[("what", "forgot"), ("email", "anita@example.in")]);
+        answers.push((page.status, page.body.contains("Look into your mail")));
+    }
+    assert!(answers.iter().all(|answer| *answer == (200, true)), "{answers:?}");
+    assert_eq!(shop.number("SELECT count(*) FROM outbox WHERE kind = 'account-password'"), 5);
+}

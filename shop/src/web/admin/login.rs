@@ -31,7 +31,7 @@ async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
     let shop = form.visit.shop.clone();
     let email = form.text("email").to_owned();
     let client = form.client.clone();
-    if !shop.throttle.allows(&client, &email) {
+    if !shop.throttle.begins(&client, &email) {
         log::info(format_args!("admin login refused for 15 minutes: too many failures from {client}"));
         let notice = "Too many failed attempts. Please wait fifteen minutes.";
         return page(&form.visit, StatusCode::TOO_MANY_REQUESTS, notice);
@@ -64,10 +64,10 @@ async fn sign_in(form: CheckedForm) -> Result<Response, PageError> {
         _ => None,
     };
     let Some(session) = session else {
-        shop.throttle.failed(&client, &email);
         log::info(format_args!("admin login failed from {client}"));
         return page(&form.visit, StatusCode::UNAUTHORIZED, "E-mail, password or code is wrong.");
     };
+    shop.throttle.succeeded(&client, &email);
     log::info("an admin signed in");
     let mut response = form.visit.go_to("/admin");
     form.visit.sign_in(&mut response, &session);
