@@ -49,6 +49,8 @@ fn no_text_for_shoppers_stands_in_a_template() {
     let mut all = Vec::new();
     files(&source("templates"), &mut all);
     let mut looked_at = 0;
+    let statement = Regex::new(r"(?s)\{[{%](.*?)[}%]\}").unwrap();
+    let quoted = Regex::new(r#""([^"]*)""#).unwrap();
     for path in all {
         let name = path.strip_prefix(source("templates")).unwrap().to_string_lossy().into_owned();
         if name.starts_with("admin/") || name.starts_with("texts/") {
@@ -58,8 +60,6 @@ fn no_text_for_shoppers_stands_in_a_template() {
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(own_words(&text), Vec::<String>::new(), "{name}");
         // Nor in an expression: `{{ "item" if n == 1 else "items" }}`.
-        let statement = Regex::new(r"(?s)\{[{%](.*?)[}%]\}").unwrap();
-        let quoted = Regex::new(r#""([^"]*)""#).unwrap();
         for expression in statement.captures_iter(&text) {
             for literal in quoted.captures_iter(&expression[1]) {
                 let sentence = literal[1].trim_matches(|sign: char| !sign.is_alphabetic()).contains(' ')
@@ -102,12 +102,13 @@ fn every_text_that_is_asked_for_is_there_and_none_is_left_over() {
     let (mut all, name) = (Vec::new(), Regex::new(r#""([a-z]+(?:\.[a-z_][a-z_0-9-]*)?)(")"#).unwrap());
     files(&source("templates"), &mut all);
     files(&source("src"), &mut all);
+    let said = Regex::new(r#"say\("([a-z.-]+)"[,)]"#).unwrap();
     for path in all.iter().filter(|path| !path.to_string_lossy().contains("/texts/")) {
         let Ok(text) = fs::read_to_string(path) else { continue };
         for found in name.captures_iter(&text) {
             asked.insert(found[1].to_owned());
         }
-        for found in Regex::new(r#"say\("([a-z.-]+)"[,)]"#).unwrap().captures_iter(&text) {
+        for found in said.captures_iter(&text) {
             let there =
                 english.contains_key(&found[1]) || english.contains_key(&format!("{}.one", &found[1]));
             assert!(there, "{} asks for {}", path.display(), &found[1]);
