@@ -12,6 +12,7 @@ use plimsoll_core::check::Check;
 use plimsoll_core::plan::{CarryPlan, Rehearsal};
 use plimsoll_core::ports::{Failure, FailureKind};
 
+use super::ahead::{Ahead, Ready};
 use super::carried::{self, BOOKS, Sums};
 use super::{RunDatabase, failure, io_failure, ms};
 use crate::durable;
@@ -95,6 +96,27 @@ fn schema(carried: &[Carried], control: &mut Control<'_>) -> Result<String, Fail
         .map_err(|e| failure("the carried database cannot be read", &e))
 }
 
+/// How one leg is carried over from a finished copy of the database.
+pub(super) fn options_of<'a>(
+    leg: &'a Leg,
+    now: &'a Path,
+    out: &'a Path,
+    aside: &'a Path,
+) -> carry::Options<'a> {
+    carry::Options {
+        pre: &leg.pre,
+        post: &leg.post,
+        now: Side::Finished(now),
+        out,
+        aside,
+        renames: &[],
+        skip: &BOOKS,
+        // The watcher of the run, or nobody at all, judges whether somebody wrote meanwhile.
+        hash_now: false,
+        limits: Limits::default(),
+    }
+}
+
 /// Carries over leg after leg. The last result is `NAME.db` in `folder`; what is set aside lies beside it.
 fn over(
     legs: &[Leg],
@@ -114,18 +136,8 @@ fn over(
         let (out, aside) = (at(name), at("set-aside"));
         durable::remove(&out)?;
         carried::remove_aside(&aside)?;
-        let options = carry::Options {
-            pre: &leg.pre,
-            post: &leg.post,
-            now: before.as_deref().map_or(now, Side::Finished),
-            out: &out,
-            aside: &aside,
-            renames: &[],
-            skip: &BOOKS,
-            // The watcher of the run, or nobody at all, judges whether somebody wrote meanwhile.
-            hash_now: false,
-            limits: Limits::default(),
-        };
+        let now = before.as_deref().map_or(now, Side::Finished);
+        let options = carry::Options { now, ..options_of(leg, &out, &out, &aside) };
         let one = carry::prepare(&options, control).map_err(|e| carried::failed(&e))?;
         if let Some(before) = before {
             durable::remove(&before)?;
@@ -150,15 +162,28 @@ impl RunDatabase {
         let folder = self.keep.scratch("back")?;
         empty(&folder)?;
         let mut control = self.control(self.settings.stop.clone());
-        let began = Instant::now();
-        let carried = over(&self.settings.legs, Side::Finished(&path), &folder, "back", &mut control)?;
-        let took = ms(began.elapsed());
+        let mut ahead = None;
+        if let (Some(since), [leg]) = (self.since.take(), &self.settings.legs[..]) {
+            ahead = Ahead::prepare(since, leg, &path, &folder, &mut control)?;
+        }
+        let (carried, snapshot_ms, took) = match &ahead {
+            Some((ahead, carried)) => (vec![carried.clone()], ahead.snapshot_ms, ahead.carry_ms),
+            None => {
+                let began = Instant::now();
+                let carried =
+                    over(&self.settings.legs, Side::Finished(&path), &folder, "back", &mut control)?;
+                (carried, snapshot_ms, ms(began.elapsed()))
+            }
+        };
+        self.ahead = ahead.map(|(ahead, _)| ahead);
         self.fits(&schema(&carried, &mut control)?)?;
         let unacknowledged = carried::unacknowledged(&carried, &self.settings.acknowledged);
         let sums = Sums::of(&carried);
         let seen = carried::evidence(&carried);
         carried::discard(&carried)?;
-        self.keep.sweep()?;
+        if self.ahead.is_none() {
+            self.keep.sweep()?;
+        }
         self.keep.reserve(bytes)?;
         let mut tried = Check { id: "pre.staging".into(), name: "Going back, on a copy".into(), ..seen };
         // The files were those of the copy.
@@ -187,7 +212,10 @@ impl RunDatabase {
         let pre = folder.join("pre.db");
         let began = Instant::now();
         // POST is what is going to be put in place: an undo must know it before that happens.
-        let carried = over(&self.settings.legs, Side::Finished(&pre), &folder, "post", &mut control)?;
+        let carried = match (self.ready.take(), &self.settings.legs[..]) {
+            (Some(ready), [leg]) => vec![self.carry_staged(ready, leg, &pre, &mut control)?],
+            _ => over(&self.settings.legs, Side::Finished(&pre), &folder, "post", &mut control)?,
+        };
         let missing = carried::unacknowledged(&carried, &self.settings.acknowledged);
         if !missing.is_empty() {
             carried::discard(&carried)?;
@@ -207,6 +235,7 @@ impl RunDatabase {
             keep: restore::Keep::Is(pre.clone()),
             read_back: Depth::Counts,
             checked: true,
+            only: if carried.len() == 1 { last.differ.clone() } else { None },
             ..restore::Options::new(&folder)
         };
         // It has watched since before the snapshot, and is gone when the file is put in place.
@@ -238,6 +267,23 @@ impl RunDatabase {
             rows = rows.with("in_words", words);
         }
         Ok(vec![put_back, rows])
+    }
+
+    /// What is left to do of what was done ahead.
+    fn carry_staged(
+        &self,
+        ready: Ready,
+        leg: &Leg,
+        pre: &Path,
+        control: &mut Control<'_>,
+    ) -> Result<Carried, Failure> {
+        let folder = &self.settings.run_folder;
+        let (out, aside) = (folder.join("post.db"), folder.join("set-aside.db"));
+        durable::remove(&out)?;
+        carried::remove_aside(&aside)?;
+        let options = options_of(leg, pre, &out, &aside);
+        carry::prepare_staged(&options, ready.staged, &ready.changed, control)
+            .map_err(|e| carried::failed(&e))
     }
 
     /// The result must have the schema that the earlier release ran with, where a run has recorded it.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::check::Check;
 use plimsoll_core::ports::{Failure, FailureKind, Restored};
 
+use super::ahead::{Ahead, Ready};
 use super::carried::{self, BOOKS};
 use super::{failure, io_failure};
 use crate::durable;
@@ -125,6 +126,13 @@ impl Keep {
 
     pub(super) fn take_pre(&self, control: &mut Control<'_>) -> Result<Copied, Failure> {
         self.take("pre.db", control)
+    }
+
+    /// PRE of what was copied before the hold; `None` when it must be copied now.
+    pub(super) fn take_pre_of(&self, ahead: Ahead) -> Result<Option<Ready>, Failure> {
+        let pre = self.at("pre.db");
+        durable::remove(&pre)?;
+        ahead.take_pre(&pre)
     }
 
     pub(super) fn take_post(&self, control: &mut Control<'_>) -> Result<Copied, Failure> {

@@ -2,6 +2,7 @@
 //!
 //! What an undo needs lies in the run's folder and survives a crash; see [`keep`].
 
+mod ahead;
 pub mod back;
 mod carried;
 mod keep;
@@ -30,8 +31,10 @@ use crate::sqlite::connection::{ForeignKeys, open_own};
 use crate::sqlite::fingerprint::{Depth, Fingerprint, Known};
 use crate::sqlite::migrate::{self, Job};
 use crate::sqlite::migration::{self, Migrations as Files};
+use crate::sqlite::since::Since;
 use crate::sqlite::{self, Control, Progress, Stop, Watcher, history, trial, verify};
 
+use ahead::{Ahead, Ready};
 pub use carried::Sums;
 pub use keep::Keep;
 use keep::Way;
@@ -113,6 +116,10 @@ pub struct RunDatabase {
     jobs: Vec<Job>,
     /// Since PRE; notices writes of others in the hold.
     watcher: Option<Watcher>,
+    /// For a rollback with its data: since before the backup, what was done before the hold, and what is left of it.
+    since: Option<Since>,
+    ahead: Option<Ahead>,
+    ready: Option<Ready>,
 }
 
 impl RunDatabase {
@@ -120,7 +127,16 @@ impl RunDatabase {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let keep = Keep::new(&settings.run_folder, &settings.file, settings.run);
-        RunDatabase { settings, keep, backup: None, jobs: Vec::new(), watcher: None }
+        RunDatabase {
+            settings,
+            keep,
+            backup: None,
+            jobs: Vec::new(),
+            watcher: None,
+            since: None,
+            ahead: None,
+            ready: None,
+        }
     }
 
     fn exists(&self) -> Result<bool, Failure> {
@@ -465,6 +481,11 @@ impl Database for RunDatabase {
         if self.settings.only_rehearsed {
             return self.snapshot_to_rehearse();
         }
+        if self.settings.legs.len() == 1 {
+            let (file, stop) = (&self.settings.file, &self.settings.stop);
+            // Without it all is copied in the hold; what is wrong with the database, the backup says.
+            self.since = Since::begin(file, sqlite::Limits::default(), stop).ok().flatten();
+        }
         let request = backup::Request {
             run: Some(self.run_name()),
             ..backup::Request::new(&self.settings.file, &self.settings.backups, "before-deploy")
@@ -544,14 +565,20 @@ impl Database for RunDatabase {
         let watcher =
             Watcher::open(&self.settings.file).map_err(|e| failure("the database cannot be watched", &e))?;
         let begun = Instant::now();
-        let mut control = self.control(self.stop_by(until));
-        let copied = self.keep.take_pre(&mut control)?;
+        let check = Check::pass("backup.record", "Final snapshot, nobody writing");
+        self.ready = None;
+        if let Some(ahead) = self.ahead.take() {
+            self.ready = self.keep.take_pre_of(ahead)?;
+        }
+        let check = match &self.ready {
+            Some(ready) => check.with("pages_since_the_backup", ready.changed.len()),
+            None => {
+                let mut control = self.control(self.stop_by(until));
+                check.with("bytes", self.keep.take_pre(&mut control)?.bytes())
+            }
+        };
         self.watcher = Some(watcher);
-        Ok(vec![
-            Check::pass("backup.record", "Final snapshot, nobody writing")
-                .with("bytes", copied.bytes())
-                .with("ms", ms(begun.elapsed())),
-        ])
+        Ok(vec![check.with("ms", ms(begun.elapsed()))])
     }
 
     fn migrate(&mut self, release: &Release, until: Moment) -> Result<Vec<Check>, Failure> {
@@ -663,8 +690,9 @@ impl Database for RunDatabase {
     }
 
     fn restore(&mut self, acknowledged: &[String]) -> Result<Restored, Failure> {
-        // It must not stand in the way of the restore.
+        // They must not stand in the way of the restore.
         self.watcher = None;
+        (self.since, self.ahead, self.ready) = (None, None, None);
         let mut control = Control::quiet(Stop::new());
         let way = match self.settings.migrations {
             Migrations::Folder(_) => Way::Own,
@@ -730,6 +758,7 @@ impl Database for RunDatabase {
 
     fn tidy(&mut self) -> Result<(), Failure> {
         self.watcher = None;
+        (self.since, self.ahead, self.ready) = (None, None, None);
         self.forget_rehearsal()?;
         self.keep.tidy()
     }

@@ -191,3 +191,40 @@ fn a_rollback_puts_the_earlier_database_back_with_what_users_wrote_and_can_be_un
         "SELECT count(*) FROM users WHERE email IN ('asha@x', 'r@x', 'mina@x', 'buyer@x', 'stranger@x')";
     assert_eq!(bed.number(emails), 5);
 }
+
+/// In WAL mode what goes through the whole database is done before the hold; whatever users write until then is not lost
+/// by that, and with a rollback journal all is done in the hold, as before.
+#[test]
+fn an_order_between_the_copy_ahead_of_the_hold_and_the_hold_goes_back_too() {
+    for (mode, ahead) in [("WAL", true), ("DELETE", false)] {
+        let bed = Bed::new();
+        bed.migrated().tidy().unwrap();
+        bed.execute(&format!("PRAGMA journal_mode = {mode}; INSERT INTO users (email) VALUES ('buyer@x');"));
+        let legs = vec![back::Leg::of(2, &bed.at("run")).unwrap()];
+        fs::create_dir(bed.at("back")).unwrap();
+        let mut database = bed.database(legs, "back");
+        database.backup().unwrap();
+        bed.execute(
+            "INSERT INTO users (email) VALUES ('during@x'); UPDATE users SET email = 'm@x' WHERE id = 3;",
+        );
+        database.rehearse(&Bed::release(), Kind::Rollback).unwrap();
+        bed.execute(
+            "INSERT INTO users (email) VALUES ('late@x'); DELETE FROM users WHERE email = 'during@x';",
+        );
+        let checks = database.snapshot(bed.soon()).unwrap();
+        assert_eq!(checks[0].evidence.contains_key("pages_since_the_backup"), ahead, "{mode}: {checks:?}");
+        database.migrate(&Bed::release(), bed.soon()).unwrap();
+        let emails = "SELECT count(*) FROM users WHERE email IN ('Asha@x', 'm@x', 'buyer@x', 'late@x')";
+        assert_eq!((bed.nickname(), bed.number(emails)), (false, 4), "{mode}");
+        assert_eq!(
+            bed.number("SELECT seq FROM sqlite_sequence WHERE name = 'users'"),
+            6,
+            "{mode}: no number twice"
+        );
+        database.tidy().unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(bed.at("back")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["migrated", "post.db", "pre.db"], "{mode}");
+    }
+}

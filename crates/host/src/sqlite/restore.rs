@@ -22,7 +22,9 @@ use super::control::{Control, Phase};
 use super::copy::copy;
 use super::fingerprint::{Depth, interrupted};
 use super::manifest::Manifest;
+use super::page_set::PageSet;
 use super::partial::{Partial, remove_with_sides, room, sync_file, sync_folder_of};
+use super::since::shows_pages;
 use super::verify::{self, hash_file};
 use super::{Error, Fingerprint, Limits, Watcher, openers};
 use crate::backups::Name;
@@ -66,6 +68,9 @@ pub struct Options {
     pub read_back: Depth,
     /// Whether the caller has just made the backup and checked it: it is not checked again while users wait.
     pub checked: bool,
+    /// The only pages in which the backup and the database can differ, when the caller knows them: the others are not
+    /// written. With a guard that nobody wrote since.
+    pub only: Option<PageSet>,
     /// How long to wait for the write lock.
     pub lock_wait: Duration,
     /// How far reading the present database may go at the app's expense.
@@ -83,6 +88,7 @@ impl Options {
             keep: Keep::Backup,
             read_back: Depth::Content,
             checked: false,
+            only: None,
             lock_wait: Duration::from_secs(10),
             limits: Limits::default(),
         }
@@ -262,8 +268,14 @@ fn through(
     let pages: i64 =
         source.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(failed("reading"))?;
     let bytes = pages.unsigned_abs() * page_size(source, target)?.unsigned_abs();
+    let some = match &options.only {
+        Some(only) if shows_pages(source) => Some(only),
+        _ => None,
+    };
     // The pages go into the log or, those that are replaced, into the journal first.
-    room(target.parent().unwrap_or(Path::new(".")), bytes + bytes / 8)?;
+    let written =
+        some.map_or(bytes, |some| some.len() as u64 * page_size(source, target).unwrap_or(0).unsigned_abs());
+    room(target.parent().unwrap_or(Path::new(".")), written + written / 8 + (1 << 20))?;
     let mut writer = open_write(target, ForeignKeys::Off)?;
     if options.app_stopped {
         // The last to close folds the log in; SQLite does so only when nobody else has it open.
@@ -271,7 +283,10 @@ fn through(
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .map_err(failed("opening for writing"))?;
     }
-    let locked = write_pages(source, &mut writer, &witness, target, options, control)?;
+    let locked = match some {
+        Some(some) => write_some(source, &writer, &witness, target, some, control)?,
+        None => write_pages(source, &mut writer, &witness, target, options, control)?,
+    };
     let content = read_back(proven, &witness.reader, target, options, control)
         .map_err(|error| not_read_back(target, Some(&kept), &error))?;
     // In this order: the writer is the last to close, and the descriptor below the connections is closed at the end.
@@ -333,6 +348,80 @@ fn write_pages(
 fn not_read_back(target: &Path, kept: Option<&Path>, error: &Error) -> Error {
     let why = error.to_string();
     Error::NotReadBack { path: target.to_owned(), kept: kept.map(Path::to_owned), why }
+}
+
+/// As [`write_pages`], but only the pages that can differ; those that do not are passed over.
+fn write_some(
+    source: &Connection,
+    writer: &Connection,
+    witness: &Witness,
+    target: &Path,
+    some: &PageSet,
+    control: &mut Control<'_>,
+) -> Result<Duration, Error> {
+    let failed = |e: rusqlite::Error| Error::of(target, "restoring", &e);
+    let count =
+        |of: &Connection| of.query_row("PRAGMA page_count", [], |row| row.get::<_, u32>(0)).map_err(failed);
+    writer.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    witness.unchanged_under_lock(target)?;
+    let locked = Instant::now();
+    let (wanted, there) = (count(source)?, count(writer)?);
+    const PAGE: &str = "SELECT data FROM sqlite_dbpage('main') WHERE pgno = ?1";
+    let page = |statement: &mut rusqlite::Statement<'_>, number: u32| -> Result<Vec<u8>, Error> {
+        statement.query_row([number], |row| row.get(0)).map_err(failed)
+    };
+    let mut new = source.prepare(PAGE).map_err(failed)?;
+    let mut old = writer.prepare(PAGE).map_err(failed)?;
+    let mut put = writer
+        .prepare("INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?1, ?2, 'main')")
+        .map_err(failed)?;
+    let mut numbers = some.clone();
+    (there + 1..=wanted).for_each(|number| numbers.insert(number));
+    let total = numbers.len() as u64;
+    let mut changed = PageSet::default();
+    for (done, number) in numbers.iter().filter(|number| (2..=wanted).contains(number)).enumerate() {
+        control.stop.check("restoring")?;
+        let data = page(&mut new, number)?;
+        if number > there || data != page(&mut old, number)? {
+            put.execute(rusqlite::params![number, data]).map_err(failed)?;
+            changed.insert(number);
+        }
+        control.tell(Phase::Restoring, done as u64, total, "pages");
+    }
+    // With the schema's number as it was, or this connection would read the schema anew, in pages of which it does not
+    // know yet that they are there.
+    let (mut first, before) = (page(&mut new, 1)?, page(&mut old, 1)?);
+    let next = own_header(&mut first, &before);
+    put.execute(rusqlite::params![1, first]).map_err(failed)?;
+    if wanted < there {
+        // Nothing may be put in after it: that would take it back.
+        let sql = "INSERT INTO sqlite_dbpage(pgno, data, schema) VALUES (?1, NULL, 'main')";
+        writer.execute(sql, [wanted + 1]).map_err(failed)?;
+    }
+    writer.execute_batch(&format!("PRAGMA main.schema_version = {next}")).map_err(failed)?;
+    drop((old, put));
+    writer.execute_batch("COMMIT").map_err(failed)?;
+    control.tell(Phase::Restoring, total, total, "pages");
+    let locked = locked.elapsed();
+    let mut there = witness.reader.prepare(PAGE).map_err(failed)?;
+    for number in changed.iter() {
+        if page(&mut there, number)? != page(&mut new, number)? {
+            let why = format!("page {number} is not what was written");
+            return Err(Error::Sqlite { path: target.to_owned(), doing: "reading back".into(), why });
+        }
+    }
+    Ok(locked)
+}
+
+/// The first page keeps what is the file's own: the journal mode, the counters by which others notice a change, and for
+/// the time being the schema's number. Returns the one that it must get, so that nobody goes on with a schema from before.
+fn own_header(data: &mut [u8], before: &[u8]) -> i32 {
+    let number = |page: &[u8]| i32::from_be_bytes([page[40], page[41], page[42], page[43]]);
+    let next = number(data).max(number(before)).wrapping_add(1);
+    for kept in [18..20, 24..28, 40..44, 92..96] {
+        data[kept.clone()].copy_from_slice(&before[kept]);
+    }
+    next
 }
 
 fn read_back(
@@ -646,6 +735,54 @@ mod tests {
     fn notes(path: &Path, like: &str) -> i64 {
         let reader = open_read(path).unwrap();
         reader.query_row("SELECT count(*) FROM orders WHERE note LIKE ?1", [like], |row| row.get(0)).unwrap()
+    }
+
+    /// The result is the backup, whatever it has more or less, and what the app has prepared goes on with it.
+    #[test]
+    fn only_pages_that_differ_are_written_whatever_grows_shrinks_or_changes_its_schema() {
+        let grow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO later SELECT i, 'note ' || i FROM n;";
+        let table =
+            "CREATE TABLE later (k INTEGER PRIMARY KEY, note TEXT); CREATE INDEX by_later ON later (note);";
+        let many: String = (0..60).map(|i| format!("CREATE TABLE many{i} (a, b, c, d, e);")).collect();
+        let changes = [
+            "UPDATE orders SET note = 'x' WHERE id = 7".to_owned(),
+            format!("{table} {grow} {many}"),
+            format!("{table} {grow} DELETE FROM orders WHERE id > 10; VACUUM;"),
+            "DROP TABLE orders; VACUUM; CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT);".to_owned(),
+        ];
+        for (number, (mode, change)) in ["WAL", "DELETE"]
+            .iter()
+            .flat_map(|mode| changes.iter().map(move |change| (mode, change)))
+            .enumerate()
+        {
+            for back in [false, true] {
+                let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+                let (one, two) = (dir.path().join("one.db"), dir.path().join("two.db"));
+                database(&one, "PRAGMA synchronous = OFF;", 2000, "first");
+                fs::copy(&one, &two).unwrap();
+                Connection::open(&two).unwrap().execute_batch(change).unwrap();
+                let (backup, live) = if back { (one, two) } else { (two, one) };
+                let only = super::super::page_set::unlike(&backup, &live, &Stop::new()).unwrap();
+                let app = Connection::open(&live).unwrap();
+                app.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+                app.query_row("SELECT count(*) FROM orders", [], |_| Ok(())).unwrap();
+                let options =
+                    Options { only, checked: true, keep: Keep::Is(live.clone()), ..Options::new(dir.path()) };
+                let restored = into(&backup, &live, Guard::Any, &options, &mut Control::default());
+                let restored = restored.unwrap_or_else(|e| panic!("{e}: {number} {mode} {back}"));
+                assert_eq!((restored.method, restored.differences), (Method::Through, vec![]), "{change}");
+                let wanted = Fingerprint::of(&backup, Depth::Content, &mut Control::default()).unwrap();
+                let found = Fingerprint::of(&live, Depth::Content, &mut Control::default()).unwrap();
+                assert_eq!(wanted.differences(&found), [], "{mode} {back} {change}");
+                let pages = |of: &Connection| {
+                    of.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0)).unwrap()
+                };
+                assert_eq!(pages(&app), pages(&open_finished(&backup).unwrap()));
+                app.execute("INSERT INTO orders VALUES (90000, 'after')", []).unwrap();
+                let sound: String = app.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+                assert_eq!(sound, "ok", "{mode} {back} {change}");
+            }
+        }
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! What must hold of the result before anybody sees it.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 use rusqlite::Connection;
 
 use super::judge::place;
 use super::ledger::{APPLIED, CHANGED, DELETED, INSERTED, PENDING, ROW, number as stored_place};
+use super::pages::Pages;
 use super::plan::Mapping;
 use super::shape::{Shapes, faithful, of};
+use super::trees;
 use crate::sqlite::connection::quoted;
 use crate::sqlite::fingerprint::{Known, count};
+use crate::sqlite::page_set::PageSet;
 use crate::sqlite::verify::integrity;
 
 /// Rows per table of the backup.
@@ -19,23 +24,24 @@ pub(super) fn counts(connection: &Connection, pre: &Shapes) -> rusqlite::Result<
     pre.tables.values().map(|shape| Ok((shape.name.clone(), count(connection, &shape.name)?))).collect()
 }
 
+/// By how many rows each table of the backup must have grown; only those with a mapping.
+pub(super) type Growth = BTreeMap<String, i64>;
+
 /// The conservation law: `entries` differences were written down, and each is in exactly one class. What counts as
-/// applied is really there, and no other row came or went. Returns what does not hold.
+/// applied is really there. Returns what does not hold, and by how much each table must have grown: whether another row
+/// came or went is seen by [`grown`], or page by page.
 pub(super) fn conservation(
     connection: &Connection,
     mappings: &[Mapping],
-    before: &Counts,
-    after: &Counts,
     entries: u64,
-) -> rusqlite::Result<Vec<String>> {
+) -> rusqlite::Result<(Vec<String>, Growth)> {
     let mut failures = Vec::new();
     let number = |sql: &str| -> rusqlite::Result<i64> { connection.query_row(sql, [], |row| row.get(0)) };
     let kept = number(&format!("SELECT count(*) FROM work.entry WHERE state > {PENDING}"))?;
     if u64::try_from(kept) != Ok(entries) {
         failures.push(format!("{entries} differences were found and {kept} are accounted for"));
     }
-    let mut expected: BTreeMap<&String, i64> =
-        before.iter().map(|(name, rows)| (name, i64::try_from(*rows).unwrap_or(i64::MAX))).collect();
+    let mut growth = Growth::new();
     for (at, mapping) in mappings.iter().enumerate() {
         let Some(target) = &mapping.target else { continue };
         let rows = |op: i64| {
@@ -44,9 +50,7 @@ pub(super) fn conservation(
                  WHERE e.mapping = {at} AND e.column = {ROW} AND e.state = {APPLIED} AND s.op = {op}"
             ))
         };
-        if let Some(expected) = expected.get_mut(&target.name) {
-            *expected += rows(INSERTED)? - rows(DELETED)?;
-        }
+        *growth.entry(target.name.clone()).or_default() += rows(INSERTED)? - rows(DELETED)?;
         let missing = if mapping.key.is_empty() || mapping.refused.is_some() {
             0
         } else {
@@ -56,13 +60,83 @@ pub(super) fn conservation(
             failures.push(format!("{}: {missing} applied difference(s) are not in the result", target.name));
         }
     }
-    for (name, expected) in expected {
+    Ok((failures, growth))
+}
+
+/// Whether just the rows came and went that were meant to. Returns what does not hold.
+pub(super) fn grown(before: &Counts, after: &Counts, growth: &Growth) -> Vec<String> {
+    let wrong = |(name, rows): (&String, &u64)| {
+        let expected = i64::try_from(*rows).unwrap_or(i64::MAX) + growth.get(name).copied().unwrap_or(0);
         let found = after.get(name).copied().unwrap_or(0);
-        if u64::try_from(expected) != Ok(found) {
-            failures.push(format!("{name} has {found} rows instead of {expected}"));
+        (u64::try_from(expected) != Ok(found))
+            .then(|| format!("{name} has {found} rows instead of {expected}"))
+    };
+    before.iter().filter_map(wrong).collect()
+}
+
+/// One tree of the result.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    name: String,
+    table: String,
+    root: u32,
+    holds: Holds,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Holds {
+    /// The rows of a table of which all is known.
+    Rows,
+    /// An entry for each row of its table.
+    Entries,
+    /// What SQLite or a virtual table keeps for itself, or entries for some rows.
+    Other,
+}
+
+pub(super) fn trees_of(connection: &Connection, pre: &Shapes) -> rusqlite::Result<Vec<Tree>> {
+    let mut statement = connection.prepare(
+        "SELECT m.type, m.name, m.tbl_name, m.rootpage, l.type = 'shadow' OR substr(m.tbl_name, 1, 7) = 'sqlite_',
+             coalesce((SELECT partial FROM pragma_index_list(m.tbl_name, 'main') i WHERE i.name = m.name), 0)
+         FROM main.sqlite_schema m LEFT JOIN pragma_table_list l ON l.schema = 'main' AND l.name = m.tbl_name
+         WHERE m.rootpage > 0",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let (kind, name, table): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (root, own, partial): (u32, bool, bool) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let known = pre.tables.get(&table.to_lowercase()).is_none_or(|shape| !shape.virtual_table);
+        let holds = match kind.as_str() {
+            _ if own || partial || !known => Holds::Other,
+            "index" => Holds::Entries,
+            _ => Holds::Rows,
+        };
+        Ok(Tree { name, table, root, holds })
+    })?;
+    rows.collect()
+}
+
+/// What counting all rows and `integrity_check` would say, as far as `unlike`, the only pages in which the result and the
+/// backup differ, can tell: each page of a tree among them is one, no row came or went but those that were meant to, and
+/// every index that has an entry for each row has as many more as its table. `None` when a page is not understood.
+pub(super) fn by_pages(
+    pre: &Path,
+    out: &Path,
+    trees: &[Tree],
+    unlike: &PageSet,
+    growth: &Growth,
+) -> io::Result<Option<Vec<String>>> {
+    let (mut one, mut two) = (Pages::open(pre)?.here_and_there(), Pages::open(out)?.here_and_there());
+    if !one.like(&two) {
+        return Ok(None);
+    }
+    let mut failures = Vec::new();
+    for tree in trees {
+        let Some(found) = trees::growth(&mut one, &mut two, tree.root, unlike)? else { return Ok(None) };
+        let expected = growth.get(&tree.table).copied().unwrap_or(0);
+        if tree.holds != Holds::Other && found != expected {
+            failures.push(format!("{} has grown by {found} instead of {expected}", tree.name));
         }
     }
-    Ok(failures)
+    Ok(Some(failures))
 }
 
 /// Applied differences that the result does not show.
@@ -155,7 +229,7 @@ mod tests {
                 &shapes("post"),
                 &shapes("now"),
                 &[],
-                &mut Moved::between(&case.path("pre"), &case.path("post")),
+                &mut Moved::between(&case.path("pre"), &case.path("post"), None),
             )
             .unwrap();
             let before = counts(&own, &pre).unwrap();
@@ -168,7 +242,8 @@ mod tests {
             apply::all(&own, &mappings).unwrap();
             own.execute_batch(spoil).unwrap();
             let after = counts(&own, &pre).unwrap();
-            let found = conservation(&own, &mappings, &before, &after, entries).unwrap();
+            let (mut found, growth) = conservation(&own, &mappings, entries).unwrap();
+            found.extend(grown(&before, &after, &growth));
             assert_eq!(found.len(), failures, "{spoil}: {found:?}");
         }
     }

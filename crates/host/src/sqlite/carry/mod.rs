@@ -19,6 +19,8 @@ mod plan;
 #[cfg(test)]
 mod random;
 mod shape;
+mod stage;
+mod trees;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,12 +30,16 @@ use std::time::{Duration, Instant};
 
 use self::draft::{Draft, attach};
 use self::moved::Moved;
+use self::pages::Known;
 pub use self::plan::Rename;
 use self::shape::Shapes;
+use self::stage::Basis;
+pub use self::stage::{Staged, stage};
 use super::connection::{ForeignKeys, open_finished, open_own};
 use super::copy::copy_and;
 use super::diff::Side;
 use super::fingerprint::{Depth, Fingerprint};
+use super::page_set::PageSet;
 use super::partial::Partial;
 use super::schema;
 use super::set_aside::{SetAside, Writer};
@@ -181,6 +187,8 @@ pub struct Carried {
     pub unchecked: Vec<String>,
     /// What NOW held: [`Guard::Equals`](super::restore::Guard::Equals) of the restore. `None` unless asked for.
     pub now: Option<Fingerprint>,
+    /// The pages in which the result and NOW can differ; `None` when any can: [`Options::only`](super::restore::Options).
+    pub differ: Option<PageSet>,
     /// How long it took.
     pub took: Duration,
 }
@@ -252,9 +260,31 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
     thread::scope(|scope| {
         // On its way to the disk while rows are compared; what comes of it is asked when the result gets its name.
         scope.spawn(|| copy.sync_data());
-        carry(options, now, out, &scratch, control)
+        carry(options, now, out, None, &scratch, control)
     })
     .map(|carried| Carried { took: began.elapsed(), ..carried })
+}
+
+/// The same as [`prepare`], when what has to go through the whole database was done beforehand by [`stage`]: its cost
+/// follows the change. [`Options::now`] must be finished and differ from the one that was staged in no other pages than
+/// `changed`.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_staged(
+    options: &Options<'_>,
+    staged: Staged,
+    changed: &PageSet,
+    control: &mut Control<'_>,
+) -> Result<Carried, Error> {
+    let began = Instant::now();
+    let (Side::Finished(now) | Side::Live(now)) = options.now;
+    let (out, basis) = staged.into_parts(options.post, changed);
+    let folder = out.path().parent().unwrap_or(Path::new(".")).to_owned();
+    let name = options.out.file_name().unwrap_or_default().to_string_lossy();
+    let scratch = Partial::new(&folder, &format!("{name}.work"))?;
+    carry(options, now, out, Some(basis), &scratch, control)
+        .map(|carried| Carried { took: began.elapsed(), ..carried })
 }
 
 /// Makes the differences in `out`, a copy of PRE, and gives it its name.
@@ -262,9 +292,16 @@ fn carry(
     options: &Options<'_>,
     now: &Path,
     out: Partial,
+    basis: Option<Basis>,
     scratch: &Partial,
     control: &mut Control<'_>,
 ) -> Result<Carried, Error> {
+    let (staged, Basis { moved, since, mut unchecked }) = (basis.is_some(), basis.unwrap_or_default());
+    let ahead = moved.as_ref().zip(since.as_ref()).map(|((moved, _), (since, _))| {
+        let mut differ = moved.clone();
+        differ.add(since);
+        differ
+    });
     let mut writer = Writer::begin(options.aside, "a rollback that could not carry them")?;
     let holds = options.hash_now.then(|| Fingerprint::of(now, Depth::Content, control)).transpose()?;
     let stop = control.stop.clone();
@@ -286,10 +323,14 @@ fn carry(
     let mut connection = open_own(out.path(), ForeignKeys::Off)?;
     control.stop.interrupts(&mut connection);
     let pre_shapes = Shapes::read(&connection).map_err(failed)?.without(options.skip);
+    if staged {
+        stage::log_only(&connection).map_err(failed)?;
+    }
     attach(&connection, options.post, now, scratch.path()).map_err(failed)?;
     let mut draft =
         Draft { connection, pre: pre_shapes, mappings: Vec::new(), entries: 0, unchecked: Vec::new() };
-    let mut moved = Moved::between(options.pre, options.post);
+    draft.unchecked.append(&mut unchecked);
+    let mut moved = Moved::between(options.pre, options.post, moved);
     let (mappings, renames) =
         plan::mappings(&draft.connection, &draft.pre, &post_shapes, &now_shapes, options.renames, &mut moved)
             .map_err(failed)?;
@@ -307,7 +348,8 @@ fn carry(
         assert_eq!(renames, long, "renames seen from the pages alone");
     }
     draft.mappings = mappings;
-    plan::near(&mut draft.mappings, (options.post, &post_shapes), (now, &now_shapes));
+    let known = since.as_ref().map(|(unlike, beyond)| Known { unlike, beyond: *beyond });
+    plan::near(&mut draft.mappings, (options.post, &post_shapes), (now, &now_shapes), known);
     let total = draft.mappings.len() as u64;
     draft.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     ledger::begin(&draft.connection, &draft.mappings).map_err(failed)?;
@@ -331,14 +373,34 @@ fn carry(
         let long = draft.rewritten(&post_shapes, &mut Moved::anywhere()).map_err(failed)?;
         assert_eq!(rewritten, long, "rewritten columns seen from the pages alone");
     }
-    draft.apply(options.pre, &stop)?;
+    let growth = draft.apply(options.pre, staged, &stop)?;
     draft.raise(&renames, &[post_sequences, now_sequences]).map_err(failed)?;
     let reusable = draft.reusable().map_err(failed)?;
     aside::write(&draft.connection, &draft.mappings, out.path(), &mut writer)?;
     let tables = draft.tallies().map_err(failed)?;
     draft.connection.execute_batch("COMMIT").map_err(failed)?;
     control.tell(Phase::Checking, 0, 1, "databases");
-    draft.check_whole().map_err(failed)??;
+    let mut differ = None;
+    if staged {
+        let trees = gates::trees_of(&draft.connection, &draft.pre).map_err(failed)?;
+        differ = stage::fold_in(&draft.connection, out.path())?;
+        let told = match &differ {
+            Some(unlike) => gates::by_pages(options.pre, out.path(), &trees, unlike, &growth)
+                .map_err(|e| super::Error::io(out.path(), "read", e))?,
+            None => None,
+        };
+        match told {
+            Some(failures) if failures.is_empty() => {}
+            Some(failures) => return Err(Error::Gate { failures }),
+            None => differ = None,
+        }
+    }
+    if differ.is_none() || cfg!(test) {
+        draft.check_whole().map_err(failed)??;
+        if staged {
+            draft.recount(options.pre, &growth)?;
+        }
+    }
     control.tell(Phase::Checking, 1, 1, "databases");
     let Draft { connection, unchecked, .. } = draft;
     connection.close().map_err(|(_, e)| super::Error::of(out.path(), "closing the result", &e))?;
@@ -352,7 +414,12 @@ fn carry(
         return Err(error.into());
     }
     let out = options.out.to_owned();
+    let differ = differ.zip(ahead).map(|(mut own, ahead)| {
+        own.add(&ahead);
+        own
+    });
     Ok(Carried {
+        differ,
         out,
         tables,
         set_aside,
@@ -418,7 +485,9 @@ mod tests {
                 hash_now: true,
                 limits: Limits::default(),
             };
-            prepare(&options, &mut Control::default())
+            let carried = prepare(&options, &mut Control::default())?;
+            stage::tests::the_same_ahead(self, &carried, renames);
+            Ok(carried)
         }
 
         pub(super) fn carry(&self) -> Carried {

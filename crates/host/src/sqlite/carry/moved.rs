@@ -6,26 +6,30 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::pages::{self, Pages};
+use super::pages::{self, Known, Pages};
 use super::shape::{Column, Shape};
+use crate::sqlite::page_set::PageSet;
 
 /// PRE and POST, page by page.
 pub(super) struct Moved {
     pages: Option<(Pages, Pages)>,
+    /// The pages in which they differ, when that is known, and whether long values may differ besides.
+    unlike: Option<(PageSet, bool)>,
     /// By root page: whether the scratch database knows where a table can differ.
     known: BTreeMap<i64, bool>,
 }
 
 impl Moved {
-    pub(super) fn between(pre: &Path, post: &Path) -> Moved {
+    pub(super) fn between(pre: &Path, post: &Path, unlike: Option<(PageSet, bool)>) -> Moved {
+        let open = |path: &Path| Pages::open(path).map(|pages| pages.for_known(unlike.is_some()));
         // What cannot be read here is compared row by row.
-        let pages = Pages::open(pre).and_then(|one| Ok((one, Pages::open(post)?))).ok();
-        Moved { pages, known: BTreeMap::new() }
+        let pages = open(pre).and_then(|one| Ok((one, open(post)?))).ok();
+        Moved { pages, unlike, known: BTreeMap::new() }
     }
 
     /// Knows nothing: every row is compared.
     pub(super) fn anywhere() -> Moved {
-        Moved { pages: None, known: BTreeMap::new() }
+        Moved { pages: None, unlike: None, known: BTreeMap::new() }
     }
 
     /// A table with row numbers, `low` to `high`: only there can `old`, before the migration, and `new`, after it, hold
@@ -44,7 +48,8 @@ impl Moved {
         if let Some(known) = self.known.get(&old.root_page) {
             return Ok(known.then_some(table));
         }
-        let differing = |(one, two): &mut (Pages, Pages)| pages::differing(one, two, old.root_page);
+        let known = self.unlike.as_ref().map(|(unlike, beyond)| Known { unlike, beyond: *beyond });
+        let differing = |(one, two): &mut (Pages, Pages)| pages::differing(one, two, old.root_page, known);
         let found = self.pages.as_mut().and_then(|pages| differing(pages).ok().flatten());
         self.known.insert(old.root_page, found.is_some());
         let Some(ranges) = found else { return Ok(None) };

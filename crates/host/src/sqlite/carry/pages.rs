@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::sqlite::page_set::{self, PageSet};
+
 /// Row numbers from the first to the second, both included.
 pub(super) type Range = (i64, i64);
 
@@ -28,6 +30,8 @@ pub(super) struct Pages {
     /// How text is stored.
     encoding: [u8; 4],
     count: u64,
+    /// How much is read at once.
+    step: usize,
     block: Vec<u8>,
     at: Option<u64>,
 }
@@ -37,58 +41,93 @@ impl Pages {
     /// When it is no SQLite file, or cannot be read.
     pub(super) fn open(path: &Path) -> io::Result<Pages> {
         let file = File::open(path)?;
+        let Some(size) = page_set::page_size(&file)? else { return Err(io::ErrorKind::InvalidData.into()) };
         let mut header = [0; 100];
         file.read_exact_at(&mut header, 0)?;
-        let size = match u16::from_be_bytes([header[16], header[17]]) {
-            1 => 65_536,
-            size => usize::from(size),
-        };
-        if &header[..16] != b"SQLite format 3\0"
-            || !(512..=65_536).contains(&size)
-            || !BLOCK.is_multiple_of(size)
-        {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
         let count = file.metadata()?.len() / size as u64;
         let usable = size - usize::from(header[20]);
         let encoding = [header[56], header[57], header[58], header[59]];
-        Ok(Pages { file, size, usable, encoding, count, block: Vec::new(), at: None })
+        Ok(Pages { file, size, usable, encoding, count, step: BLOCK, block: Vec::new(), at: None })
+    }
+
+    /// The same, for a few pages here and there.
+    pub(super) fn here_and_there(self) -> Pages {
+        Pages { step: self.size, at: None, ..self }
+    }
+
+    /// For all pages, or only those that lead to known ones.
+    pub(super) fn for_known(self, known: bool) -> Pages {
+        if known { self.here_and_there() } else { self }
+    }
+
+    /// Whether both have pages of the same kind, so that equal bytes are equal rows.
+    pub(super) fn like(&self, other: &Pages) -> bool {
+        self.size == other.size && self.usable == other.usable && self.encoding == other.encoding
+    }
+
+    /// How many pages there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The page size without what is reserved at its end.
+    pub(super) fn usable(&self) -> usize {
+        self.usable
     }
 
     /// The bytes of a page, from 1. `None` beyond the end.
-    fn page(&mut self, number: u32) -> io::Result<Option<&[u8]>> {
+    pub(super) fn page(&mut self, number: u32) -> io::Result<Option<&[u8]>> {
         let number = u64::from(number);
         if number == 0 || number > self.count {
             return Ok(None);
         }
         let offset = (number - 1) * self.size as u64;
-        let block = offset / BLOCK as u64;
+        let block = offset / self.step as u64;
         if self.at != Some(block) {
-            let start = block * BLOCK as u64;
-            let length = (self.count * self.size as u64 - start).min(BLOCK as u64);
-            self.block.resize(usize::try_from(length).unwrap_or(BLOCK), 0);
+            let start = block * self.step as u64;
+            let length = (self.count * self.size as u64 - start).min(self.step as u64);
+            self.block.resize(usize::try_from(length).unwrap_or(self.step), 0);
             self.at = None;
             self.file.read_exact_at(&mut self.block, start)?;
             self.at = Some(block);
         }
-        let from = usize::try_from(offset % BLOCK as u64).unwrap_or(0);
+        let from = usize::try_from(offset % self.step as u64).unwrap_or(0);
         Ok(self.block.get(from..from + self.size))
     }
 }
 
+/// What is known of two files before they are read: outside these pages they are the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) unlike: &'a PageSet,
+    /// Whether a page on which a long value goes on may be among them while the row's own page is not.
+    pub(super) beyond: bool,
+}
+
 /// The row numbers of a table below which `one` and `two` can differ, in order; the table's tree begins at page `root` in
-/// both. `None` when that cannot be told.
+/// both. `None` when that cannot be told. Without `known` every page of the tree is read and compared; with it only
+/// those that lead to a page that is not the same.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) fn differing(one: &mut Pages, two: &mut Pages, root: i64) -> io::Result<Option<Vec<Range>>> {
+pub(super) fn differing(
+    one: &mut Pages,
+    two: &mut Pages,
+    root: i64,
+    known: Option<Known<'_>>,
+) -> io::Result<Option<Vec<Range>>> {
     let Ok(root) = u32::try_from(root) else { return Ok(None) };
-    if one.size != two.size || one.usable != two.usable || one.encoding != two.encoding || root < 2 {
+    if !one.like(two) || root < 2 {
         return Ok(None);
     }
     let mut ranges = Vec::new();
     let whole = (i64::MIN, i64::MAX);
-    if !walk(one, two, root, whole, DEEPEST, &mut ranges)? {
+    let level = match (level(one, root)?, level(two, root)?) {
+        (Some(one), Some(two)) if one == two => one,
+        (Some(_), Some(_)) => return Ok(Some(vec![whole])),
+        _ => return Ok(None),
+    };
+    if !walk(one, two, root, whole, level, known, &mut ranges)? {
         return Ok(None);
     }
     ranges.sort_unstable();
@@ -102,40 +141,59 @@ pub(super) fn differing(one: &mut Pages, two: &mut Pages, root: i64) -> io::Resu
     Ok(Some(joined))
 }
 
-/// Compares two trees below one page number. `false` when a page is not what it should be.
+/// How many levels a table's tree has below a page; all its leaves lie equally deep. `None` when it is no such tree.
+fn level(pages: &mut Pages, root: u32) -> io::Result<Option<u32>> {
+    let mut number = root;
+    for level in 0..=DEEPEST {
+        let Some(page) = pages.page(number)? else { return Ok(None) };
+        match page[0] {
+            LEAF => return Ok(Some(level)),
+            INTERIOR => match children(page, (i64::MIN, i64::MAX)).and_then(|below| below.first().copied()) {
+                Some((first, _)) => number = first,
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Compares two trees below one page number, `level` levels above the leaves. `false` when a page is not what it should be.
 fn walk(
     one: &mut Pages,
     two: &mut Pages,
     number: u32,
     range: Range,
-    depth: u32,
+    level: u32,
+    known: Option<Known<'_>>,
     ranges: &mut Vec<Range>,
 ) -> io::Result<bool> {
     let usable = one.usable;
+    let same = known.map(|known| !known.unlike.contains(number));
+    if same == Some(true) && level == 0 && !known.is_some_and(|known| known.beyond) {
+        return Ok(true);
+    }
     let (Some(a), Some(b)) = (one.page(number)?, two.page(number)?) else { return Ok(false) };
-    let same = a == b;
-    match (a[0], b[0]) {
-        (LEAF, LEAF) if same => {
+    let same = same.unwrap_or_else(|| a == b);
+    match (a[0], b[0], level) {
+        (LEAF, LEAF, 0) if same => {
             // A long value goes on in other pages, which are not compared.
             if spills(a, usable).unwrap_or(true) {
                 ranges.push(range);
             }
             Ok(true)
         }
-        (INTERIOR, INTERIOR) => {
+        (INTERIOR, INTERIOR, 1..) => {
             let (Some(below_a), Some(below_b)) = (children(a, range), children(b, range)) else {
                 return Ok(false);
             };
-            if depth == 0 {
-                return Ok(false);
-            }
             for child in &below_b {
                 if same
                     || below_a
                         .binary_search_by_key(&child.1, |other| other.1)
                         .is_ok_and(|at| below_a[at] == *child)
                 {
-                    if !walk(one, two, child.0, child.1, depth - 1, ranges)? {
+                    if !walk(one, two, child.0, child.1, level - 1, known, ranges)? {
                         return Ok(false);
                     }
                 } else {
@@ -152,7 +210,7 @@ fn walk(
             }
             Ok(true)
         }
-        (LEAF | INTERIOR, LEAF | INTERIOR) => {
+        (LEAF, LEAF, 0) => {
             ranges.push(range);
             Ok(true)
         }
@@ -195,7 +253,7 @@ fn spills(page: &[u8], usable: usize) -> Option<bool> {
 }
 
 /// SQLite's numbers of one to nine bytes, and where the next thing begins.
-fn varint(page: &[u8], at: usize) -> Option<(i64, usize)> {
+pub(super) fn varint(page: &[u8], at: usize) -> Option<(i64, usize)> {
     let mut value: u64 = 0;
     for place in 0..8 {
         let byte = *page.get(at + place)?;
@@ -227,7 +285,7 @@ mod tests {
         let root = own.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 't'", [], |row| row.get(0));
         drop(own);
         let found =
-            differing(&mut Pages::open(&one).unwrap(), &mut Pages::open(&two).unwrap(), root.unwrap())
+            differing(&mut Pages::open(&one).unwrap(), &mut Pages::open(&two).unwrap(), root.unwrap(), None)
                 .unwrap();
         (dir, found)
     }

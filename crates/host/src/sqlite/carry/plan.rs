@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 
 use super::Reason;
 use super::moved::{Moved, rows_in, same_bytes};
-use super::pages::{self, Pages, Range};
+use super::pages::{self, Known, Pages, Range};
 use super::shape::{Column, Shape, Shapes, faithful, of};
 use crate::sqlite::connection::quoted;
 
@@ -171,8 +171,14 @@ fn columns(after: Option<&Shape>, current: Option<&Shape>, shape: &Shape) -> Map
 }
 
 /// Compares the pages of POST and NOW, so that only rows that can differ are read.
-pub(super) fn near(mappings: &mut [Mapping], post: (&Path, &Shapes), now: (&Path, &Shapes)) {
-    let (Ok(mut one), Ok(mut two)) = (Pages::open(post.0), Pages::open(now.0)) else { return };
+pub(super) fn near(
+    mappings: &mut [Mapping],
+    post: (&Path, &Shapes),
+    now: (&Path, &Shapes),
+    known: Option<Known<'_>>,
+) {
+    let open = |path: &Path| Pages::open(path).map(|pages| pages.for_known(known.is_some()));
+    let (Ok(mut one), Ok(mut two)) = (open(post.0), open(now.0)) else { return };
     for mapping in mappings {
         let shape = |name: &Option<String>, shapes: &Shapes| {
             let shape = shapes.tables.get(&name.as_ref()?.to_lowercase())?;
@@ -181,7 +187,7 @@ pub(super) fn near(mappings: &mut [Mapping], post: (&Path, &Shapes), now: (&Path
         let sides = shape(&mapping.post, post.1).zip(shape(&mapping.now, now.1));
         let Some(((root, before), (same, after))) = sides else { continue };
         // What cannot be read here is compared row by row.
-        let found = (root == same).then(|| pages::differing(&mut one, &mut two, root).ok().flatten());
+        let found = (root == same).then(|| pages::differing(&mut one, &mut two, root, known).ok().flatten());
         mapping.near = found.flatten().map(|ranges| Near { ranges, post: before, now: after });
     }
 }
