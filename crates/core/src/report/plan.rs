@@ -259,12 +259,12 @@ fn lines(plan: &Plan) -> Vec<(&'static str, String)> {
     add("release", vec![what]);
     add("live now", vec![plan.live.as_ref().map_or("none".to_owned(), ToString::to_string)]);
     let verdict = match (plan.state, &plan.failure) {
-        ("ready", _) => "ready to be deployed".to_owned(),
-        ("blocked", Some(failure)) => format!("blocked: {}", failure.what),
-        (_, Some(failure)) => format!("NOT READY: {}", failure.what),
-        (state, None) => state.to_owned(),
+        ("ready", _) => vec!["ready to be deployed".to_owned()],
+        ("blocked", Some(failure)) => vec![format!("blocked: {}", failure.what)],
+        (_, Some(failure)) => vec![format!("NOT READY: {}", failure.what), one_line(&failure.why)],
+        (state, None) => vec![state.to_owned()],
     };
-    add("verdict", vec![verdict]);
+    add("verdict", verdict);
     add("strategy", std::iter::once(strategy(plan)).chain(plan.reasons.clone()).collect());
     add("users", vec![waits(plan)]);
     add("rollback", back(plan));
@@ -320,7 +320,15 @@ fn waits(plan: &Plan) -> String {
     }
 }
 
+/// Whether the rehearsal ended before it could say anything.
+fn cut_short(plan: &Plan) -> bool {
+    plan.state == "failed" && plan.then.is_none()
+}
+
 fn back(plan: &Plan) -> Vec<String> {
+    if cut_short(plan) {
+        return vec!["unknown, and not needed: nothing of it is deployed".to_owned()];
+    }
     let before = match plan.rollback.before {
         "undo" => format!("before users are let in: undo, about {}", duration_ms(plan.rollback.undo_ms)),
         _ => "before its first start only: there is no front door".to_owned(),
@@ -347,7 +355,11 @@ fn migrations(plan: &Plan) -> Vec<String> {
     if !plan.changed_by_itself.is_empty() {
         lines.push(format!("by the app itself: {}", plan.changed_by_itself.join(", ")));
     }
-    if lines.is_empty() { vec!["none".to_owned()] } else { lines }
+    match lines.is_empty() {
+        true if cut_short(plan) => vec!["unknown: the rehearsal did not get through".to_owned()],
+        true => vec!["none".to_owned()],
+        false => lines,
+    }
 }
 
 fn loses(loss: &Loss) -> String {
@@ -560,6 +572,19 @@ mod tests {
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert!(rows.iter().all(|row| row.replace("\\|", "").matches('|').count() == 3), "{text}");
         assert!(text.contains("Split \\| the address") && text.contains("`plimsoll deploy v2`"), "{text}");
+    }
+
+    /// A UNIQUE that two customers break: the plan said "none" of the migrations, and that going back would be quick.
+    #[test]
+    fn a_plan_whose_migration_failed_does_not_say_that_there_is_none() {
+        let why = "0002_unique.sql, line 1: UNIQUE constraint failed: people.email";
+        let failure =
+            Failure::failed("the migrations fail on a copy of the database", why, "Correct the file");
+        let text = plan_text(&Plan::of(&tape(&Rehearsal::default(), Some(failure))));
+        for line in ["NOT READY: the migrations fail", why, "migrations  unknown", "rollback    unknown"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(!text.contains("code-only"), "{text}");
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub(super) mod tests {
         let (pre, post, now) = (case.path("pre"), case.path("post"), case.path("now"));
         let (out, aside) = (at("out.db"), at("aside.db"));
         // The database was still as the migration left it, or nothing came any more.
-        let early = if carried.tables.len() % 2 == 0 { &post } else { &now };
+        let early = if carried.tables.len().is_multiple_of(2) { &post } else { &now };
         let options = |now| Options {
             pre: &pre,
             post: &post,
@@ -214,7 +214,7 @@ pub(super) mod tests {
         assert_eq!(long.differences(&short), [], "done ahead and done at once");
         let live = at("live.db");
         std::fs::copy(&now, &live).unwrap();
-        let mode = if carried.tables.len() % 3 == 0 { "WAL" } else { "DELETE" };
+        let mode = if carried.tables.len().is_multiple_of(3) { "WAL" } else { "DELETE" };
         Connection::open(&live)
             .unwrap()
             .query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))
