@@ -277,6 +277,7 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
         changes.mark(name, Class::Data);
     }
     let same_place = before.table.root_page == now.table.root_page;
+    let mut only_renamed = Vec::new();
     for (place, column) in before.table.columns.iter().enumerate() {
         let filled = before.filled[place];
         if let Some(new_place) =
@@ -304,6 +305,7 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
                     && !before.table.has(&other.name)
             });
         if renamed {
+            only_renamed.push(now.table.columns[place].name.as_str());
             changes.mark(name, Class::Rename);
         } else {
             changes.mark(name, Class::Destructive);
@@ -316,25 +318,27 @@ fn compare_table(name: &str, before: &Counted, now: &Counted, changes: &mut Chan
         changes.work = changes.work.max(Work::Scan);
     }
     // ADD COLUMN lets SQLite check every row against all rules of the table, those that were there before too.
-    let added = |table: &Table, than: &Table| table.columns.iter().any(|column| !than.has(&column.name));
-    if same_place
-        && (now.derived > before.derived
-            || (added(&now.table, &before.table) && (now.strict || rules(&now.table) > 0)))
-    {
+    let new = |name: &str| !before.table.has(name) && !only_renamed.contains(&name);
+    let added = now.table.columns.iter().any(|column| new(&column.name));
+    if same_place && (now.derived > before.derived || (added && (now.strict || rules(&now.table) > 0))) {
         changes.work = changes.work.max(Work::Scan);
     }
-    if added(&now.table, &before.table) {
+    if added {
         // A new column is empty until somebody writes into it.
-        let written =
-            now.table.columns.iter().zip(&now.filled).zip(&now.defaults).any(
-                |((column, filled), default)| !before.table.has(&column.name) && *filled > 0 && !default,
-            );
+        let written = now
+            .table
+            .columns
+            .iter()
+            .zip(&now.filled)
+            .zip(&now.defaults)
+            .any(|((column, filled), default)| new(&column.name) && *filled > 0 && !default);
         if written {
             changes.mark(name, Class::Data);
         }
         changes.mark(name, Class::Additive);
     } else if before.table.sql != now.table.sql
         && same_place
+        && only_renamed.is_empty()
         && before.table.columns.len() == now.table.columns.len()
     {
         // The same columns under another definition, in place: ALTER COLUMN, ADD CONSTRAINT, writable_schema.
@@ -425,6 +429,9 @@ mod tests {
             ("ALTER TABLE checked ADD COLUMN b TEXT", Work::Scan),
             ("ALTER TABLE typed ADD COLUMN b TEXT", Work::Scan),
             ("ALTER TABLE t ADD COLUMN b TEXT; UPDATE t SET b = a", Work::Scan),
+            ("ALTER TABLE t RENAME COLUMN a TO b", Work::Instant),
+            ("ALTER TABLE checked RENAME COLUMN a TO b", Work::Instant),
+            ("ALTER TABLE typed RENAME COLUMN a TO b", Work::Instant),
             ("ANALYZE", Work::Scan),
             ("DROP TABLE empty", Work::Destructive),
         ];
