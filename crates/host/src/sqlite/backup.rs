@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use super::compressed;
 use super::connection::open_finished;
 use super::control::{Control, Phase};
-use super::copy::copy_and;
-use super::fingerprint::{Depth, Known, Reading, interrupted};
+use super::copy::copy_and_read_back;
+use super::fingerprint::{Depth, Hashing, Known, interrupted};
+use super::inspection::inspect;
 use super::manifest::{Inside, Manifest, State};
 use super::partial::{Partial, leftovers, remove_with_sides};
-use super::verify::{hash_file, integrity};
-use super::{Error, Fingerprint, JournalMode, Limits, Stop};
+use super::verify::integrity_of_rest;
+use super::{Error, Fingerprint, Limits};
 use crate::backups::Name;
 use crate::durable;
 
@@ -75,21 +76,9 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
         remove_with_sides(&left);
     }
     let partial = Partial::new(&request.folder, &database)?;
-    let (copied, (seen, depth)) =
-        copy_and(source, &partial, &request.limits, control, &|from, mode, attempt, stop| {
-            // Reading every row keeps the transaction open longer. With a rollback journal that keeps writers from
-            // committing, and after two attempts given up for the writers' sake counting must do.
-            let depth = if mode == JournalMode::Wal && attempt <= 2 { Depth::Content } else { Depth::Counts };
-            // Foreign keys are judged by the values, so equal values are judged once, on the copy.
-            let reading = Reading { foreign_keys: false, ..depth.into() };
-            Ok((Fingerprint::read_as(from, reading, &mut Control::quiet(stop.clone()))?, depth))
-        })?;
-    let ReadBack { bytes, sha256, content, unchecked } = read_back(source, partial.path(), control)?;
-    let differences = seen.differences(&content);
-    if !differences.is_empty() {
-        let differences = differences.iter().map(ToString::to_string).collect();
-        return Err(Error::CopyDiffers { path: source.clone(), differences });
-    }
+    let (copied, sha256) = copy_and_read_back(source, &partial, &request.limits, control)?;
+    let bytes = copied.bytes();
+    let (content, unchecked) = examine(source, partial.path(), control)?;
     let mut name = Name::new(&database, created_at);
     let (mut finished, mut inside) = (partial, None);
     let (mut file_bytes, mut file_sha256) = (bytes, sha256.clone());
@@ -118,7 +107,7 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         schema_sha256: content.schema_hash(),
         content,
-        compared: if depth == Depth::Content { "content" } else { "counts" }.to_owned(),
+        compared: "content".to_owned(),
         unchecked,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
@@ -131,31 +120,32 @@ pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Er
     Ok(Backup { path, manifest })
 }
 
-/// What a finished copy turned out to be.
-struct ReadBack {
-    bytes: u64,
-    sha256: String,
-    content: Fingerprint,
-    unchecked: Vec<String>,
-}
-
-/// Reads the finished copy as a stranger would, and hashes it. SQLite's own check takes longest, so it runs beside the
-/// rest.
-fn read_back(source: &Path, copy: &Path, control: &mut Control<'_>) -> Result<ReadBack, Error> {
+/// Whether the finished copy is sound, what it holds, and what of it could not be checked.
+fn examine(
+    source: &Path,
+    copy: &Path,
+    control: &mut Control<'_>,
+) -> Result<(Fingerprint, Vec<String>), Error> {
     control.tell(Phase::Checking, 0, 0, "pages");
-    let open = |stop: &Stop| {
+    let stop = control.stop.clone();
+    let open = || {
         let mut connection = open_finished(copy)?;
         stop.interrupts(&mut connection);
         Ok::<_, Error>(connection)
     };
-    let failed = |e: &rusqlite::Error, stop: &Stop| interrupted(source, e, stop);
-    let stop = control.stop.clone();
+    let failed = |e: &rusqlite::Error| interrupted(source, e, &stop);
+    // Damage is the source's: the copy is what was read from it.
+    let connection = open().map_err(|e| match e {
+        Error::Corrupt { why, .. } => Error::Corrupt { path: source.to_owned(), why },
+        Error::NotADatabase { .. } => Error::NotADatabase { path: source.to_owned() },
+        other => other,
+    })?;
+    let seen = inspect(copy, &connection, Hashing::Fast, control)?;
+    // What is left to SQLite, on two cores.
     let (checked, content) = thread::scope(|scope| {
-        let check = scope.spawn(|| integrity(&open(&stop)?).map_err(|e| failed(&e, &stop)));
-        let content = open(&stop).and_then(|connection| {
-            let content = Fingerprint::read(&connection, Depth::Content, control);
-            Ok((hash_file(copy, &stop)?, content.map_err(|e| failed(&e, &stop))?))
-        });
+        let check = scope.spawn(|| integrity_of_rest(&open()?, seen.as_ref()).map_err(|e| failed(&e)));
+        let reading = Depth::Content.into();
+        let content = Fingerprint::read_rest(&connection, reading, seen.as_ref(), control);
         (check.join(), content)
     });
     let mut unchecked = Vec::new();
@@ -167,11 +157,11 @@ fn read_back(source: &Path, copy: &Path, control: &mut Control<'_>) -> Result<Re
         }
         Known::Unknown(why) => unchecked.push(format!("integrity: could not be checked, app-defined: {why}")),
     }
-    let ((bytes, sha256), content) = content?;
+    let content = content.map_err(|e| failed(&e))?;
     if let Known::Unknown(why) = &content.fk_violations {
         unchecked.push(format!("foreign keys: {why}"));
     }
-    Ok(ReadBack { bytes, sha256, content, unchecked })
+    Ok((content, unchecked))
 }
 
 /// Gives the file the first free name of its second.
@@ -200,6 +190,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::sqlite::Stop;
     use crate::sqlite::restore::{Guard, Options, into};
     use crate::sqlite::verify;
 

@@ -1,17 +1,21 @@
 //! A consistent copy of a live database, page by page, by SQLite's own means.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rusqlite::backup::{Backup, StepResult};
+use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 
 use super::Error;
-use super::connection::{ForeignKeys, JournalMode, beside, journal_mode, open_own, open_read};
+use super::connection::{JournalMode, beside, journal_mode, open_read};
 use super::control::{Control, Phase, Stop};
+use super::error::message;
 use super::hold::{Hold, Limits};
 use super::partial::{Partial, room};
 
@@ -48,29 +52,45 @@ pub fn copy(source: &Path, dest: &Path, limits: &Limits, control: &mut Control<'
     let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = dest.file_name().unwrap_or_default().to_string_lossy();
     let partial = Partial::new(folder, &name)?;
-    let (copied, ()) = copy_and(source, &partial, limits, control, &|_, _, _, _| Ok(()))?;
+    let copied = copy_to(source, &partial, limits, control)?;
     match partial.publish(dest)? {
         Ok(()) => Ok(copied),
         Err(_) => Err(Error::io(dest, "create", std::io::ErrorKind::AlreadyExists.into())),
     }
 }
 
-/// What is read from the source at the same moment as its pages: gets a connection with a read transaction, the journal
-/// mode, the number of the attempt, from 1, and when to stop. It may run on another thread, beside the copying.
-pub(crate) type Inspect<'a, T> =
-    &'a (dyn Fn(&Connection, JournalMode, u32, &Stop) -> rusqlite::Result<T> + Sync);
-
-pub(crate) fn copy_and<T: Send>(
+/// Copies a live database into a file in the making.
+pub(crate) fn copy_to(
     source: &Path,
     partial: &Partial,
     limits: &Limits,
     control: &mut Control<'_>,
-    inspect: Inspect<'_, T>,
-) -> Result<(Copied, T), Error> {
+) -> Result<Copied, Error> {
+    try_often(source, partial, limits, control, false).map(|(copied, _)| copied)
+}
+
+/// Copies a live database into a file in the making, and reads every block of that back: it has the same hash as what was
+/// read from the source. Returns the SHA-256 of the file too.
+pub(crate) fn copy_and_read_back(
+    source: &Path,
+    partial: &Partial,
+    limits: &Limits,
+    control: &mut Control<'_>,
+) -> Result<(Copied, String), Error> {
+    try_often(source, partial, limits, control, true)
+}
+
+fn try_often(
+    source: &Path,
+    partial: &Partial,
+    limits: &Limits,
+    control: &mut Control<'_>,
+    read_back: bool,
+) -> Result<(Copied, String), Error> {
     let mut attempt = 1;
     loop {
         let hold = Hold::begin(source, *limits, &control.stop);
-        let failure = match copy_once(source, partial, attempt, &hold, control, inspect) {
+        let failure = match copy_once(source, partial, attempt, &hold, control, read_back) {
             Ok(done) => return Ok(done),
             Err(failure) => failure,
         };
@@ -95,134 +115,168 @@ pub(crate) fn copy_and<T: Send>(
     }
 }
 
-fn copy_once<T: Send>(
+fn copy_once(
     source: &Path,
     partial: &Partial,
     attempt: u32,
     hold: &Hold,
     control: &mut Control<'_>,
-    inspect: Inspect<'_, T>,
-) -> Result<(Copied, T), Error> {
+    read_back: bool,
+) -> Result<(Copied, String), Error> {
     let failed = |doing: &'static str| move |e: rusqlite::Error| Error::of(source, doing, &e);
     let mut from = open_read(source)?;
     hold.interrupts(&mut from);
     let mode = journal_mode(&from).map_err(failed("reading the journal mode"))?;
-    // One read transaction from the first page to the last. Without it SQLite starts the copy again after every
-    // commit of another process, and never ends under a busy writer. With a rollback journal it keeps writers from
-    // committing, so there is no pause between the steps.
-    let alone: String = from
-        .query_row("PRAGMA locking_mode", [], |row| row.get(0))
-        .map_err(failed("reading its locking mode"))?;
-    // A log that a crash has left without its index is read by one connection only.
-    let two = mode == JournalMode::Wal && alone != "exclusive";
-    let reader = two.then(|| same_moment(source, &from)).transpose()?.flatten();
-    if reader.is_none() {
-        begin(&from).map_err(failed("beginning to read"))?;
-    }
+    // One read transaction from the first page to the last: all of it is one moment. With a rollback journal it keeps
+    // writers from committing, so there is no pause between the pages.
+    from.execute_batch("BEGIN").map_err(failed("beginning to read"))?;
     let number = |sql: &str| -> Result<u64, Error> {
         from.query_row(sql, [], |row| row.get::<_, i64>(0))
             .map(i64::unsigned_abs)
-            .map_err(failed("reading its size"))
+            .map_err(failed("beginning to read"))
     };
+    number("SELECT count(*) FROM sqlite_schema")?;
     let (pages, page_size) = (number("PRAGMA page_count")?, number("PRAGMA page_size")?);
     let folder = partial.path().parent().unwrap_or(Path::new("."));
     partial.empty()?;
     room(folder, pages * page_size + (1 << 20))?;
+    let file = partial.writer()?;
     let stop = control.stop.clone();
-    let seen = match reader {
-        None => {
-            copy_pages(&from, source, partial.path(), hold, control)?;
-            inspect(&from, mode, attempt, &stop).map_err(failed("reading its rows"))?
-        }
-        Some(mut reader) => {
-            // In vain when the copying fails.
-            let in_vain = Arc::new(AtomicBool::new(false));
-            let (flag, watch) = (Arc::clone(&in_vain), hold.clone());
-            // It fails only on a closed connection.
-            let _ = reader
-                .progress_handler(4_000, Some(move || flag.load(Ordering::Relaxed) || watch.must_end()));
-            thread::scope(|scope| {
-                let stop = &stop;
-                let beside = scope.spawn(move || inspect(&reader, mode, attempt, stop));
-                let copied = copy_pages(&from, source, partial.path(), hold, control);
-                in_vain.store(copied.is_err(), Ordering::Relaxed);
-                let seen = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                copied?;
-                seen.map_err(failed("reading its rows"))
-            })?
-        }
-    };
-    let held = hold.held();
-    drop(from);
-    settle(partial.path())?;
-    Ok((Copied { pages, page_size, mode, attempts: attempt, held }, seen))
+    let (held, sha256) = thread::scope(|scope| {
+        let (to_reader, blocks) = channel();
+        let (to_disk, steps) = channel();
+        let reader = read_back.then(|| scope.spawn(|| read_again(source, partial.path(), blocks, &stop)));
+        let disk = scope.spawn(|| write_out(&file, steps));
+        let copied =
+            copy_pages(&from, source, partial.path(), &file, pages, hold, control, &to_reader, &to_disk);
+        let held = hold.held();
+        // The app's log can be reset again from here on.
+        let ended = from.execute_batch("ROLLBACK").map_err(failed("ending to read"));
+        drop((to_reader, to_disk));
+        let written = disk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let sha256 = match reader {
+            Some(reader) => reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Ok(String::new()),
+        };
+        copied?;
+        ended?;
+        written.map_err(|e| Error::io(partial.path(), "sync", e))?;
+        Ok::<_, Error>((held, sha256?))
+    })?;
+    Ok((Copied { pages, page_size, mode, attempts: attempt, held }, sha256))
 }
 
-/// Begins a read transaction and makes it see something: from then on everything that is read is one moment.
-fn begin(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("BEGIN")?;
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+/// How much is hashed, written and read back at once.
+const BLOCK: usize = 1 << 20;
+/// How much is written before the disk is told to begin with it. A backup that leaves all of it to the end makes the app
+/// wait for the disk then.
+const STEP: u64 = 32 << 20;
+
+/// A part of the file and the hash of what was read from the source for it.
+struct Block {
+    at: u64,
+    length: usize,
+    hash: u128,
 }
 
-/// A second connection whose read transaction sees the same moment as the one that is begun on `from`, so that rows can
-/// be read on another core while the pages are copied. `None` when somebody commits in between every time.
-fn same_moment(source: &Path, from: &Connection) -> Result<Option<Connection>, Error> {
-    let failed = |e: rusqlite::Error| Error::of(source, "beginning to read", &e);
-    let reader = open_read(source)?;
-    let version = || reader.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0));
-    for _ in 0..20 {
-        // The number changes with every commit of others that this connection comes to see. The same before the one
-        // transaction begins and within the other: nobody committed in between.
-        let before = version().map_err(failed)?;
-        begin(from).map_err(failed)?;
-        begin(&reader).map_err(failed)?;
-        if version().map_err(failed)? == before {
-            return Ok(Some(reader));
-        }
-        for connection in [from, &reader] {
-            connection.execute_batch("ROLLBACK").map_err(failed)?;
-        }
-    }
-    Ok(None)
-}
-
-/// Pages per step: 4 MiB at the usual page size; a stop is noticed within milliseconds.
-const STEP: i32 = 1024;
-
+/// Copies all pages through SQLite's own table of them, in their order.
+#[allow(clippy::too_many_arguments, reason = "both ends and who is told")]
 fn copy_pages(
     from: &Connection,
     source: &Path,
     dest: &Path,
+    mut file: &File,
+    pages: u64,
     hold: &Hold,
     control: &mut Control<'_>,
+    reader: &Sender<Block>,
+    disk: &Sender<()>,
 ) -> Result<(), Error> {
-    let mut to = open_own(dest, ForeignKeys::Off)?;
-    // Synced once at the end; until then the name says that it is partial.
-    to.query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))
-        .and_then(|()| to.execute_batch("PRAGMA synchronous = OFF"))
-        .map_err(|e| Error::of(dest, "preparing the copy", &e))?;
-    let failed = |e: rusqlite::Error| match Error::of(dest, "copying", &e) {
-        // Damage and missing rights are the source's; only a full disk and I/O errors are the copy's.
-        Error::Corrupt { why, .. } => Error::Corrupt { path: source.to_owned(), why },
-        Error::NotADatabase { .. } => Error::NotADatabase { path: source.to_owned() },
-        other => other,
+    let failed = |e: rusqlite::Error| match message(&e).contains("sqlite_dbpage") {
+        true => Error::Sqlite {
+            path: source.to_owned(),
+            doing: "copying".into(),
+            why: "this program was built without SQLite's table of pages; build it within its source, whose \
+                  .cargo/config.toml sets LIBSQLITE3_FLAGS to -DSQLITE_ENABLE_DBPAGE_VTAB"
+                .into(),
+        },
+        false => Error::of(source, "copying", &e),
     };
-    let backup = Backup::new(from, &mut to).map_err(failed)?;
+    let mut statement = from.prepare("SELECT data FROM sqlite_dbpage").map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut block = Vec::with_capacity(BLOCK);
+    let (mut done, mut written, mut told) = (0, 0, 0);
     loop {
+        let page = rows.next().map_err(failed)?;
+        if let Some(page) = page {
+            let page = page.get_ref(0).and_then(|page| Ok(page.as_blob()?)).map_err(failed)?;
+            block.extend_from_slice(page);
+            done += 1;
+        }
+        if page.is_some() && block.len() < BLOCK {
+            continue;
+        }
         if hold.must_end() {
             return Err(Error::Stopped { doing: "copying".into() });
         }
-        let result = backup.step(STEP).map_err(failed)?;
-        let progress = backup.progress();
-        let total = u64::try_from(progress.pagecount).unwrap_or(0);
-        let left = u64::try_from(progress.remaining).unwrap_or(0);
-        control.tell(Phase::Copying, total - left.min(total), total, "pages");
-        match result {
-            StepResult::Done => return Ok(()),
-            StepResult::More => {}
-            _ => thread::sleep(Duration::from_millis(5)),
+        if written == 0 {
+            without_log(&mut block);
+        }
+        file.write_all(&block).map_err(|e| Error::io(dest, "write", e))?;
+        let (at, length, hash) = (written, block.len(), XxHash3_128::oneshot(&block));
+        written += block.len() as u64;
+        block.clear();
+        // They fail only when nobody reads back, or when the other end has failed, which it says itself.
+        let _ = reader.send(Block { at, length, hash });
+        if written - told >= STEP {
+            told = written;
+            let _ = disk.send(());
+        }
+        control.tell(Phase::Copying, done, pages, "pages");
+        if page.is_none() {
+            break;
         }
     }
+    if done == pages {
+        return Ok(());
+    }
+    let why = format!("{done} of {pages} pages could be read");
+    Err(Error::Sqlite { path: source.to_owned(), doing: "copying".into(), why })
+}
+
+/// The copy is a plain file without a log, whatever its source has: opened in WAL mode only to be checked, it would leave
+/// -wal and -shm beside itself. These bytes of the header are all that `PRAGMA journal_mode = DELETE` changes.
+fn without_log(first: &mut [u8]) {
+    for byte in first.iter_mut().skip(18).take(2).filter(|byte| **byte == 2) {
+        *byte = 1;
+    }
+}
+
+/// Reads back what was written, in the same order, a little behind. Returns the SHA-256 of all of it.
+fn read_again(source: &Path, copy: &Path, blocks: Receiver<Block>, stop: &Stop) -> Result<String, Error> {
+    let failed = |e| Error::io(copy, "read", e);
+    let file = File::open(copy).map_err(failed)?;
+    let (mut hasher, mut bytes) = (Sha256::new(), Vec::with_capacity(BLOCK));
+    for block in blocks {
+        stop.check("reading the copy")?;
+        bytes.resize(block.length, 0);
+        file.read_exact_at(&mut bytes, block.at).map_err(failed)?;
+        if XxHash3_128::oneshot(&bytes) != block.hash {
+            let differences = vec![format!("other bytes were read back from byte {} on", block.at)];
+            return Err(Error::CopyDiffers { path: source.to_owned(), differences });
+        }
+        hasher.update(&bytes);
+    }
+    Ok(hex::encode(hasher.finalize()))
+}
+
+/// Brings to the disk what has been written, each time that it is told so.
+fn write_out(file: &File, steps: Receiver<()>) -> std::io::Result<()> {
+    steps.iter().try_for_each(|()| {
+        // What was asked for meanwhile is done with it.
+        while steps.try_recv().is_ok() {}
+        file.sync_data()
+    })
 }
 
 /// Turns a copy into a plain file without a log: opened in WAL mode only to be checked, it would leave -wal and

@@ -1,7 +1,7 @@
 //! What a database holds, apart from how its file is laid out: the same after VACUUM, in another page size or
 //! journal mode, and different when one value of one row is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use twox_hash::XxHash3_128;
 use super::connection::{open_read, quoted};
 use super::control::{Control, Phase};
 use super::error::{app_defined, message};
+use super::inspection::Seen;
 use super::schema::{self, Object, Table};
 use super::{Error, Stop};
 
@@ -185,12 +186,24 @@ impl Fingerprint {
         reading: Reading,
         control: &mut Control<'_>,
     ) -> rusqlite::Result<Self> {
+        Fingerprint::read_rest(connection, reading, None, control)
+    }
+
+    /// Reads what is not seen already.
+    pub(crate) fn read_rest(
+        connection: &Connection,
+        reading: Reading,
+        seen: Option<&Seen>,
+        control: &mut Control<'_>,
+    ) -> rusqlite::Result<Self> {
         let tables = schema::tables(connection)?;
         let total = tables.len() as u64;
         let mut contents = BTreeMap::new();
         for (done, (name, table)) in tables.iter().enumerate() {
             control.tell(Phase::Reading, done as u64, total, "tables");
-            contents.insert(name.clone(), content(connection, table, reading.rows)?);
+            let seen = seen.and_then(|seen| seen.tables.get(name));
+            let found = seen.cloned().map_or_else(|| content(connection, table, reading.rows), Ok)?;
+            contents.insert(name.clone(), found);
         }
         control.tell(Phase::Reading, total, total, "tables");
         Ok(Fingerprint {
@@ -199,9 +212,10 @@ impl Fingerprint {
             sequences: schema::sequences(connection)?,
             user_version: connection.query_row("PRAGMA user_version", [], |row| row.get(0))?,
             application_id: connection.query_row("PRAGMA application_id", [], |row| row.get(0))?,
-            fk_violations: match reading.foreign_keys {
-                true => fk_violations(connection)?,
-                false => Known::Unknown("only counted".into()),
+            fk_violations: match (reading.foreign_keys, seen) {
+                (true, None) => fk_violations(connection)?,
+                (true, Some(seen)) => fk_violations_in(connection, &seen.references)?,
+                (false, _) => Known::Unknown("only counted".into()),
             },
         })
     }
@@ -226,7 +240,7 @@ impl Fingerprint {
             }
         };
         let names = self.sequences.keys().chain(other.sequences.keys());
-        for name in names.collect::<std::collections::BTreeSet<_>>() {
+        for name in names.collect::<BTreeSet<_>>() {
             let value = |of: &Fingerprint| of.sequences.get(name).map_or("none".into(), i64::to_string);
             setting(format!("the sequence of {name}"), value(self), value(other));
         }
@@ -301,33 +315,79 @@ fn content(connection: &Connection, table: &Table, hashing: Option<Hashing>) -> 
         let rows = count(connection, &table.name)?;
         return Ok(Content { rows, hash: None });
     };
-    match hashing {
-        Hashing::Fast => {
-            let mut sum = 0_u128;
-            let rows = each_row(connection, table, |row| sum = sum.wrapping_add(XxHash3_128::oneshot(row)))?;
-            Ok(Content { rows, hash: Some(format!("{FAST}{sum:032x}")) })
+    let mut tally = Tally::new(hashing);
+    each_row(connection, table, |row| tally.add(row))?;
+    let (rows, hash) = tally.finish();
+    Ok(Content { rows, hash: Some(hash) })
+}
+
+/// Rows counted, and the sum of their hashes.
+pub(crate) struct Tally {
+    rows: u64,
+    sum: Sum,
+}
+
+enum Sum {
+    Fast(u128),
+    Sha256([u64; 4]),
+}
+
+impl Tally {
+    pub(crate) fn new(hashing: Hashing) -> Tally {
+        let sum = match hashing {
+            Hashing::Fast => Sum::Fast(0),
+            Hashing::Sha256 => Sum::Sha256([0; 4]),
+        };
+        Tally { rows: 0, sum }
+    }
+
+    /// Adds a row: its values, each as [`encode`] writes it.
+    pub(crate) fn add(&mut self, row: &[u8]) {
+        self.rows += 1;
+        match &mut self.sum {
+            Sum::Fast(sum) => *sum = sum.wrapping_add(XxHash3_128::oneshot(row)),
+            Sum::Sha256(sum) => add(sum, &Sha256::digest(row)),
         }
-        Hashing::Sha256 => {
-            let mut sum = [0_u64; 4];
-            let rows = each_row(connection, table, |row| add(&mut sum, &Sha256::digest(row)))?;
-            let mut hasher = Sha256::new();
-            hasher.update(rows.to_le_bytes());
-            for word in sum {
-                hasher.update(word.to_le_bytes());
+    }
+
+    /// Adds the rows of another.
+    pub(crate) fn join(&mut self, other: Tally) {
+        self.rows += other.rows;
+        match (&mut self.sum, other.sum) {
+            (Sum::Fast(sum), Sum::Fast(more)) => *sum = sum.wrapping_add(more),
+            (Sum::Sha256(sum), Sum::Sha256(more)) => {
+                let more: Vec<u8> = more.iter().flat_map(|word| word.to_le_bytes()).collect();
+                add(sum, &more);
             }
-            Ok(Content { rows, hash: Some(hex::encode(hasher.finalize())) })
+            // Both come from the same call.
+            (Sum::Fast(_), Sum::Sha256(_)) | (Sum::Sha256(_), Sum::Fast(_)) => {}
         }
+    }
+
+    /// How many rows, and the hash over all of them.
+    pub(crate) fn finish(self) -> (u64, String) {
+        let hash = match self.sum {
+            Sum::Fast(sum) => format!("{FAST}{sum:032x}"),
+            Sum::Sha256(sum) => {
+                let mut hasher = Sha256::new();
+                hasher.update(self.rows.to_le_bytes());
+                for word in sum {
+                    hasher.update(word.to_le_bytes());
+                }
+                hex::encode(hasher.finalize())
+            }
+        };
+        (self.rows, hash)
     }
 }
 
-/// Gives every row of a table, each value with its type and length; returns how many there were.
-fn each_row(connection: &Connection, table: &Table, mut take: impl FnMut(&[u8])) -> rusqlite::Result<u64> {
+/// Gives every row of a table, each value with its type and length.
+fn each_row(connection: &Connection, table: &Table, mut take: impl FnMut(&[u8])) -> rusqlite::Result<()> {
     // NOT INDEXED: the rows themselves are to be read, not an index that happens to cover them.
     let sql = format!("SELECT {} FROM {} NOT INDEXED", table.column_list(), quoted(&table.name));
     let mut statement = connection.prepare(&sql)?;
     let width = table.columns.len();
     let mut rows = statement.query([])?;
-    let mut count = 0_u64;
     let mut buffer = Vec::with_capacity(256);
     while let Some(row) = rows.next()? {
         buffer.clear();
@@ -335,9 +395,8 @@ fn each_row(connection: &Connection, table: &Table, mut take: impl FnMut(&[u8]))
             encode(row.get_ref(column)?, &mut buffer);
         }
         take(&buffer);
-        count += 1;
     }
-    Ok(count)
+    Ok(())
 }
 
 /// How many rows a table has.
@@ -347,7 +406,7 @@ pub(crate) fn count(connection: &Connection, table: &str) -> rusqlite::Result<u6
 }
 
 /// A value with its type, so that 1, 1.0, '1' and x'31' are four different things.
-fn encode(value: ValueRef<'_>, into: &mut Vec<u8>) {
+pub(crate) fn encode(value: ValueRef<'_>, into: &mut Vec<u8>) {
     match value {
         ValueRef::Null => into.push(0),
         ValueRef::Integer(number) => {
@@ -387,8 +446,25 @@ fn add(sum: &mut [u64; 4], digest: &[u8]) {
 /// # Errors
 /// What SQLite said, except when it cannot judge: a parent table that is missing, or an app-defined collation.
 pub fn fk_violations(connection: &Connection) -> rusqlite::Result<Known<u64>> {
+    violations(connection, "PRAGMA foreign_key_check")
+}
+
+/// Counts those of some tables.
+fn fk_violations_in(connection: &Connection, tables: &BTreeSet<String>) -> rusqlite::Result<Known<u64>> {
+    let mut all = 0;
+    for table in tables {
+        match violations(connection, &format!("PRAGMA foreign_key_check({})", quoted(table)))? {
+            Known::Is(count) => all += count,
+            // Said as it is said of all tables together.
+            Known::Unknown(_) => return fk_violations(connection),
+        }
+    }
+    Ok(Known::Is(all))
+}
+
+fn violations(connection: &Connection, sql: &str) -> rusqlite::Result<Known<u64>> {
     let count = || -> rusqlite::Result<u64> {
-        let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+        let mut statement = connection.prepare(sql)?;
         let mut rows = statement.query([])?;
         let mut count = 0;
         while rows.next()?.is_some() {

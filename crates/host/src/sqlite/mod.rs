@@ -16,6 +16,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod history;
 mod hold;
+mod inspection;
 pub mod lint;
 pub mod manifest;
 pub mod migrate;

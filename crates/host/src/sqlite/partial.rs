@@ -52,6 +52,12 @@ impl Partial {
         &self.path
     }
 
+    /// For writing to it from its beginning, past SQLite. Closing it drops this process's POSIX locks on the file, so no
+    /// connection may be open to it that uses them.
+    pub(crate) fn writer(&self) -> Result<File, Error> {
+        OpenOptions::new().write(true).open(&self.path).map_err(|e| Error::io(&self.path, "write", e))
+    }
+
     /// Empties the file for another attempt.
     pub(crate) fn empty(&self) -> Result<(), Error> {
         let _ = fs::remove_file(beside(&self.path, "-journal"));

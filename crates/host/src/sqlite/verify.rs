@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::compressed;
-use super::connection::{open_finished, open_read};
+use super::connection::{open_finished, open_read, quoted};
 use super::control::{Control, Phase};
 use super::error::{app_defined, message};
 use super::fingerprint::{Hashing, Known, Reading, interrupted};
+use super::inspection::{Left, Seen, inspect};
 use super::manifest::Manifest;
 use super::partial::Partial;
 use super::{Error, Fingerprint, Stop};
@@ -105,7 +106,7 @@ pub fn backup(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
     };
     let file = plain.as_ref().map_or(path, Partial::path);
     let hashing = manifest.as_ref().map_or(Hashing::Fast, |manifest| manifest.content.hashing());
-    examine(open_finished(file), file, hashing, &mut report, control)?;
+    examine(open_finished(file), file, true, hashing, &mut report, control)?;
     if let (Some(manifest), Some(content)) = (&manifest, &report.content) {
         let found = manifest.content.differences(content);
         let verdict = if found.is_empty() { Verdict::Pass } else { Verdict::Fail };
@@ -124,7 +125,7 @@ pub fn backup(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
 /// error but a report that says so.
 pub fn database(path: &Path, control: &mut Control<'_>) -> Result<Report, Error> {
     let mut report = Report::new();
-    examine(open_read(path), path, Hashing::Fast, &mut report, control)?;
+    examine(open_read(path), path, false, Hashing::Fast, &mut report, control)?;
     Ok(report)
 }
 
@@ -132,6 +133,7 @@ pub fn database(path: &Path, control: &mut Control<'_>) -> Result<Report, Error>
 fn examine(
     opened: Result<Connection, Error>,
     path: &Path,
+    finished: bool,
     hashing: Hashing,
     report: &mut Report,
     control: &mut Control<'_>,
@@ -150,7 +152,10 @@ fn examine(
     // One moment for all of it, also while an app writes.
     let transaction = connection.unchecked_transaction().map_err(failed)?;
     report.add("readable", Verdict::Pass, "opened read-only");
-    let (verdict, detail) = match integrity(&transaction) {
+    // Only a finished file may be read past SQLite.
+    let seen = if finished { inspect(path, &transaction, hashing, control)? } else { None };
+    let failed = |e: rusqlite::Error| interrupted(path, &e, &control.stop);
+    let (verdict, detail) = match integrity_of_rest(&transaction, seen.as_ref()) {
         Ok(Known::Is(problems)) if problems.is_empty() => (Verdict::Pass, "ok".to_owned()),
         Ok(Known::Is(problems)) => (Verdict::Fail, problems.join("; ")),
         Ok(Known::Unknown(why)) => (Verdict::Unknown, format!("could not be checked, app-defined: {why}")),
@@ -161,7 +166,7 @@ fn examine(
     };
     report.add("integrity", verdict, detail);
     let reading = Reading { rows: Some(hashing), foreign_keys: true };
-    match Fingerprint::read_as(&transaction, reading, control) {
+    match Fingerprint::read_rest(&transaction, reading, seen.as_ref(), control) {
         Ok(content) => {
             match &content.fk_violations {
                 Known::Is(0) => report.add("foreign keys", Verdict::Pass, "no violations"),
@@ -183,13 +188,34 @@ fn examine(
     Ok(())
 }
 
+/// What SQLite complains about in that which was not seen to be sound already.
+pub(crate) fn integrity_of_rest(
+    connection: &Connection,
+    seen: Option<&Seen>,
+) -> rusqlite::Result<Known<Vec<String>>> {
+    let Some(seen) = seen else { return integrity(connection) };
+    let (mut all, mut unknown) = (Vec::new(), None);
+    for (table, left) in &seen.left {
+        let pragma = if *left == Left::Indexes { "integrity_check" } else { "quick_check" };
+        match integrity_by(connection, &format!("PRAGMA {pragma}({})", quoted(table)))? {
+            Known::Is(problems) => all.extend(problems),
+            Known::Unknown(why) => unknown = Some(why),
+        }
+    }
+    Ok(unknown.filter(|_| all.is_empty()).map_or(Known::Is(all), Known::Unknown))
+}
+
 /// What `integrity_check` complains about; empty when it is content.
 ///
 /// # Errors
 /// What SQLite said, except when it cannot judge for want of an app-defined collation or function.
 pub fn integrity(connection: &Connection) -> rusqlite::Result<Known<Vec<String>>> {
+    integrity_by(connection, "PRAGMA integrity_check(20)")
+}
+
+fn integrity_by(connection: &Connection, pragma: &str) -> rusqlite::Result<Known<Vec<String>>> {
     let check = || -> rusqlite::Result<Vec<String>> {
-        let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+        let mut statement = connection.prepare(pragma)?;
         let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     };

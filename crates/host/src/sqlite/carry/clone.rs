@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::sqlite::connection::beside;
-use crate::sqlite::copy::{copy_and, settle};
+use crate::sqlite::copy::{copy_to, settle};
 use crate::sqlite::partial::{Partial, room};
 use crate::sqlite::{Control, Error, Limits, Phase};
 
@@ -30,7 +30,7 @@ pub(super) fn finished(
     if ["-wal", "-journal"].iter().any(|suffix| beside(source, suffix).exists())
         || !by_the_kernel(source, &copy, out, control)?
     {
-        copy_and(source, out, limits, control, &|_, _, _, _| Ok(()))?;
+        copy_to(source, out, limits, control)?;
     } else {
         settle(out.path())?;
     }

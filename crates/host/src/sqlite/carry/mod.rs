@@ -36,7 +36,7 @@ use self::shape::Shapes;
 use self::stage::Basis;
 pub use self::stage::{Staged, stage};
 use super::connection::{ForeignKeys, open_finished, open_own};
-use super::copy::copy_and;
+use super::copy::copy_to;
 use super::diff::Side;
 use super::fingerprint::{Depth, Fingerprint};
 use super::page_set::PageSet;
@@ -250,7 +250,7 @@ pub fn prepare(options: &Options<'_>, control: &mut Control<'_>) -> Result<Carri
         Side::Finished(path) => path,
         Side::Live(path) => {
             snapshot = Partial::new(folder, &format!("{name}.now"))?;
-            copy_and(path, &snapshot, &options.limits, control, &|_, _, _, _| Ok(()))?;
+            copy_to(path, &snapshot, &options.limits, control)?;
             snapshot.path()
         }
     };
