@@ -1,8 +1,8 @@
 //! `plimsoll backup` beside its peers, in one run: each as a whole process, in turn, while a writer commits. For each
 //! its time, its peak memory, and what the writer felt of it.
 //!
-//! A backup of Plimsoll's is read back and compared value by value and checked by SQLite; the others only copy, restic and
-//! Litestream into a form of their own. Settings: `PLIMSOLL_BENCH_MIB` (64), `PLIMSOLL_BENCH_ROUNDS` (5),
+//! A backup of Plimsoll's is read back, compared with what was read and checked in every page; the others only copy, restic
+//! and Litestream into a form of their own. Settings: `PLIMSOLL_BENCH_MIB` (64), `PLIMSOLL_BENCH_ROUNDS` (5),
 //! `PLIMSOLL_BENCH_FOLDER` (the temporary folder), `PLIMSOLL_BENCH_PEERS` (all; names of peers, with commas),
 //! `PLIMSOLL_BENCH_LIMIT` (seconds for one run; a minute and a second for each 4 MiB).
 

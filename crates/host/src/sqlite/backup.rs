@@ -1,6 +1,7 @@
 //! Making a backup that can be trusted: copied, read back, compared, named, and only then counted.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
@@ -60,13 +61,35 @@ pub struct Backup {
     pub manifest: Manifest,
 }
 
-/// Backs up a live database: a consistent copy, read back and compared with what the source held in the same
-/// transaction, named by its moment, its manifest written last, `LATEST` pointed at it.
+/// Backs up a live database: a consistent copy, every block of it read back and compared with what was read from the
+/// source, looked at page by page and by SQLite, named by its moment, its manifest written last, `LATEST` pointed at it.
 ///
 /// # Errors
 /// As [`super::copy::copy`]; [`Error::Corrupt`] when the source is damaged; [`Error::CopyDiffers`]. There is then no
 /// new backup, and the others are as they were.
 pub fn create(request: &Request, control: &mut Control<'_>) -> Result<Backup, Error> {
+    let (sender, progress) = channel();
+    let stop = control.stop.clone();
+    thread::scope(|scope| {
+        let made = scope.spawn(move || {
+            // The app goes first: beside a backup of 1 GiB on two busy cores its commits waited for one, with a p99 of
+            // 18 ms. A thread of its own, because a priority that was given up is not given back; those that it starts
+            // have it too. It is advice to the scheduler, and nothing is wrong without it.
+            let _ = rustix::process::nice(10);
+            // It fails only when the caller has gone.
+            let mut control = Control::new(stop, move |at| {
+                let _ = sender.send(at);
+            });
+            make(request, &mut control)
+        });
+        for at in progress {
+            control.tell(at.phase, at.done, at.total, at.unit);
+        }
+        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn make(request: &Request, control: &mut Control<'_>) -> Result<Backup, Error> {
     let started = Instant::now();
     let created_at = Timestamp::now();
     let source = &request.database;

@@ -102,8 +102,10 @@ impl Pages {
 
     /// Reads a page without what is reserved at its end.
     pub(super) fn read(&self, page: u32, into: &mut Vec<u8>) -> Result<(), Trouble> {
+        let before = page.checked_sub(1).filter(|_| page <= self.count);
+        let before = before.ok_or_else(|| Trouble::odd("a page beyond the end"))?;
         into.resize(self.usable, 0);
-        Ok(self.file.read_exact_at(into, (u64::from(page) - 1) * self.size as u64)?)
+        Ok(self.file.read_exact_at(into, u64::from(before) * self.size as u64)?)
     }
 
     fn lock_page(&self) -> u32 {

@@ -123,7 +123,7 @@ fn look(
     let (given_up, looked) = (AtomicBool::new(false), AtomicU64::new(0));
     let stop = control.stop.clone();
     let each = || -> Result<(), Trouble> {
-        if looked.fetch_add(1, Ordering::Relaxed) % 64 == 0 {
+        if looked.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
             stop.check("checking the copy").map_err(Trouble::Stopped)?;
             if given_up.load(Ordering::Relaxed) {
                 return Err(Trouble::odd("another thread found something"));
@@ -221,10 +221,8 @@ fn tasks(
         if table.without_rowid {
             tasks.push(Task::Entries(place));
         } else {
-            match walker.branches(table.root)? {
-                Some(branches) => tasks.extend(branches.into_iter().map(|branch| Task::Rows(place, branch))),
-                None => tasks.push(Task::Rows(place, Branch::root(table.root))),
-            }
+            let branches = walker.branches(table.root)?;
+            tasks.extend(branches.into_iter().map(|branch| Task::Rows(place, branch)));
         }
         tasks.extend((0..table.indexes.len()).map(|index| Task::Index(place, index)));
     }

@@ -16,8 +16,8 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Blocks of all sets of one thread together: 12 MiB.
-    pub(super) const MOST: usize = 12 << 20 >> 13;
+    /// Blocks of all sets of one thread together: 16 MiB.
+    pub(super) const MOST: usize = 16 << 20 >> 13;
 
     /// Adds a number; takes what it needs from `room`, in blocks.
     pub(super) fn add(&mut self, number: i64, room: &mut usize) {

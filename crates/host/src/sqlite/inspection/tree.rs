@@ -82,21 +82,33 @@ impl<'a> Walker<'a> {
         page.covered(&mut self.spans)
     }
 
-    /// The branches right below the root of a table's tree, so that several can walk it; the depth of all of them must be
-    /// the same. `None` when the root is all there is.
-    pub(super) fn branches(&mut self, root: u32) -> Result<Option<Vec<Branch>>, Trouble> {
-        let whole = Branch::root(root);
-        let mut bytes = std::mem::take(&mut self.buffers[0]);
-        self.pages.read(root, &mut bytes)?;
-        let page = Page::parse(&bytes, root)?;
-        let branches = if page.kind.table && !page.kind.leaf {
-            self.pages.meet(root)?;
-            Some(self.below(&page, whole)?)
-        } else {
-            None
-        };
-        self.done(0, bytes);
-        Ok(branches)
+    /// The branches of a table's tree at the first level that has enough of them for several to walk; what is above has been
+    /// met then.
+    pub(super) fn branches(&mut self, root: u32) -> Result<Vec<Branch>, Trouble> {
+        const ENOUGH: usize = 16;
+        let mut found = vec![Branch::root(root)];
+        let mut bytes = Vec::new();
+        while found.len() < ENOUGH {
+            let mut all = Vec::new();
+            for branch in &found {
+                self.pages.read(branch.page, &mut bytes)?;
+                let page = Page::parse(&bytes, branch.page)?;
+                if !page.kind.table || branch.level + 1 >= DEEPEST {
+                    return Err(page.odd());
+                }
+                if !page.kind.leaf {
+                    all.extend(self.below(&page, *branch)?);
+                } else if !all.is_empty() {
+                    return Err(page.odd());
+                }
+            }
+            if all.is_empty() {
+                break;
+            }
+            found.iter().try_for_each(|branch| self.pages.meet(branch.page))?;
+            found = all;
+        }
+        Ok(found)
     }
 
     /// The branches below an interior page of a table.
@@ -119,14 +131,14 @@ impl<'a> Walker<'a> {
         Ok(found)
     }
 
-    /// Walks a table whose rows have numbers. Returns how deep it is.
+    /// Walks a table whose rows have numbers. Returns how deep its tree is, from the root on.
     pub(super) fn rows(&mut self, branch: Branch, take: TakeRow<'_>) -> Result<usize, Trouble> {
         let bytes = self.open(branch.page, branch.level)?;
         let page = Page::parse(&bytes, branch.page)?;
         if !page.kind.table || (page.cells == 0 && page.kind.leaf && branch.level > 0) {
             return Err(page.odd());
         }
-        let mut depth = 1;
+        let mut depth = branch.level;
         if page.kind.leaf {
             let mut after = branch.after;
             self.spans.clear();
@@ -149,7 +161,7 @@ impl<'a> Walker<'a> {
                     return Err(page.odd());
                 }
             }
-            depth += deepest.unwrap_or(0);
+            depth = deepest.unwrap_or(depth);
         }
         self.done(branch.level, bytes);
         Ok(depth)
