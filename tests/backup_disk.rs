@@ -13,6 +13,7 @@ use plimsoll_testkit::{Output, Sandbox, fault, shop, soak};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::backup_s3::point_at;
+use crate::kills::note;
 
 const DISK_KIB: u64 = 64 * 1024;
 /// What a failed command may take of the disk: states, reports, and blocks that are begun.
@@ -135,7 +136,7 @@ impl Disk {
                 assert_eq!(digest(&db), after, "with room again; {told}");
             }
         }
-        eprintln!("{command:?}: {most} KiB at most; {done} done, {refused} refused");
+        note(&format!("{command:?}: {most} KiB at most; {done} done, {refused} refused"));
         assert!(refused > 0 || most < 4, "it was never met by a full disk: {command:?}, {most} KiB");
     }
 

@@ -305,9 +305,8 @@ fn say(heads: &[String], header: &str, value: &str, all: bool) {
             || head.starts_with("PUT ") && head.contains(".json")
     };
     let touches = |head: &&String| {
-        !head.contains("list-type=2")
-            && !head.starts_with("DELETE ")
-            && !(head.starts_with("POST ") && head.contains("uploadId="))
+        let ends = head.starts_with("DELETE ") || head.starts_with("POST ") && head.contains("uploadId=");
+        !ends && !head.contains("list-type=2")
     };
     let wanted: Vec<&String> =
         heads.iter().filter(|head| if all { touches(head) } else { makes(head) }).collect();

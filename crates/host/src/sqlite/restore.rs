@@ -284,7 +284,7 @@ fn through(
             .map_err(failed("opening for writing"))?;
     }
     let locked = match some {
-        Some(some) => write_some(source, &writer, &witness, target, some, control)?,
+        Some(some) => write_some(source, &writer, &witness, target, (some, &kept), control)?,
         None => write_pages(source, &mut writer, &witness, target, options, control)?,
     };
     let content = read_back(proven, &witness.reader, target, options, control)
@@ -356,7 +356,7 @@ fn write_some(
     writer: &Connection,
     witness: &Witness,
     target: &Path,
-    some: &PageSet,
+    (some, kept): (&PageSet, &Path),
     control: &mut Control<'_>,
 ) -> Result<Duration, Error> {
     let failed = |e: rusqlite::Error| Error::of(target, "restoring", &e);
@@ -404,12 +404,16 @@ fn write_some(
     control.tell(Phase::Restoring, total, total, "pages");
     let locked = locked.elapsed();
     let mut there = witness.reader.prepare(PAGE).map_err(failed)?;
-    for number in changed.iter() {
-        if page(&mut there, number)? != page(&mut new, number)? {
-            let why = format!("page {number} is not what was written");
-            return Err(Error::Sqlite { path: target.to_owned(), doing: "reading back".into(), why });
+    let mut read_back = || -> Result<(), Error> {
+        for number in changed.iter() {
+            if page(&mut there, number)? != page(&mut new, number)? {
+                let why = format!("page {number} is not what was written");
+                return Err(Error::Sqlite { path: target.to_owned(), doing: "reading back".into(), why });
+            }
         }
-    }
+        Ok(())
+    };
+    read_back().map_err(|error| not_read_back(target, Some(kept), &error))?;
     Ok(locked)
 }
 
@@ -582,7 +586,7 @@ fn replace(
     sync_folder_of(target)?;
     partial.replace(target)?;
     if let Some(folded) = folded {
-        folded.is_replaced();
+        folded.replaced();
     }
     let locked = locked.elapsed();
     let content = open_read(target)
@@ -632,7 +636,7 @@ impl<'a> Folded<'a> {
         }
     }
 
-    fn is_replaced(mut self) {
+    fn replaced(mut self) {
         self.was_wal = false;
     }
 }

@@ -311,6 +311,7 @@ mod tests {
             substitution: "call",
             lines: vec![(1, 2)],
             seen_total_paise: None,
+            language: "en".to_owned(),
         };
         write(&mut connection, |transaction| placing::place(transaction, &order).unwrap());
         (folder, connection)
