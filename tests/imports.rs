@@ -85,7 +85,11 @@ fn crates(root: &Path, found: &mut Vec<String>) {
             }
         }
         // A manifest may allow more than the source uses for a moment; the source is looked at too.
-        for file in files(&root.join(folder).join("src"), ".rs") {
+        let src = root.join(folder).join("src");
+        for file in files(&src, ".rs") {
+            if is_for_tests(&src, &module(&src, &file)) {
+                continue;
+            }
             let tokens = tokens(&read(&file));
             let named: BTreeSet<&str> =
                 tokens.windows(2).filter(|w| w[1] == "::").map(|w| w[0].as_str()).collect();
@@ -147,7 +151,8 @@ fn is_for_tests(src: &Path, path: &[String]) -> bool {
     let Some((name, parents)) = path.split_last() else { return false };
     let folder = parents.iter().fold(src.to_owned(), |folder, name| folder.join(name));
     let parent = if parents.is_empty() { folder.join("lib.rs") } else { folder.join("mod.rs") };
-    test_modules(&source(&parent)).contains(name)
+    // A program has neither.
+    parent.exists() && test_modules(&source(&parent)).contains(name)
 }
 
 fn commands(root: &Path, found: &mut Vec<String>) {

@@ -106,6 +106,49 @@ pub(super) fn has_systemd() -> bool {
 pub(super) fn last_lines(file: &Path) -> Vec<String> {
     let text =
         std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(10)..].iter().map(|line| (*line).to_owned()).collect()
+    telling(&text)
+}
+
+/// The last lines, and before them the last few that name an error: a server that ends because its worker could not be
+/// started has much to say about itself after the worker's own reason.
+fn telling(text: &str) -> Vec<String> {
+    const LAST: usize = 10;
+    const ERRORS: usize = 3;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let (before, last) = lines.split_at(lines.len().saturating_sub(LAST));
+    let names_an_error = |line: &&&str| {
+        let word = line.split([':', ' ']).next().unwrap_or_default();
+        word.ends_with("Error") || word.ends_with("Exception")
+    };
+    let mut told: Vec<&str> = Vec::new();
+    for line in before.iter().rev().filter(names_an_error) {
+        if told.len() < ERRORS && !told.contains(line) {
+            told.push(line);
+        }
+    }
+    told.reverse();
+    told.iter().chain(last).map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen: gunicorn's own traceback, twenty lines of it, stood after the reason and hid it.
+    #[test]
+    fn the_reason_was_cut_off_by_what_the_server_said_of_itself() {
+        let mut log =
+            "Traceback (most recent call last):\n  File \"app.py\", line 2, in <module>\n".to_owned();
+        log.push_str("ModuleNotFoundError: No module named 'settings_local'\n");
+        for line in 0..30 {
+            log.push_str(&format!("  File \"arbiter.py\", line {line}, in halt\n\n"));
+        }
+        log.push_str("gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>\n");
+        let told = telling(&log);
+        assert_eq!(told[0], "ModuleNotFoundError: No module named 'settings_local'");
+        assert_eq!(told.len(), 11);
+        assert!(told[10].contains("HaltServer"));
+        assert_eq!(telling("started\n"), ["started"]);
+        assert_eq!(telling(""), Vec::<String>::new());
+    }
 }
