@@ -50,17 +50,19 @@ fn message(row: &rusqlite::Row<'_>) -> rusqlite::Result<Message> {
 
 const COLUMNS: &str = "id, ticket, name, email, phone, order_id, body, state, answer, created_at";
 
-/// Keeps a message, has its receipt confirmed by mail, and answers the ticket. The order's number is kept only
-/// when there is such an order.
-pub(crate) fn add(transaction: &Transaction<'_>, new: &NewMessage) -> Result<String> {
+/// Keeps a message, has its receipt confirmed by mail if that is wanted, and answers the ticket. The order's number is
+/// kept only when there is such an order.
+pub(crate) fn add(transaction: &Transaction<'_>, new: &NewMessage, confirm: bool) -> Result<String> {
     let ticket = format!("T-{}", random_hex::<4>().to_uppercase());
     transaction.execute(
         "INSERT INTO messages (ticket, name, email, phone, order_id, body, language)
          VALUES (?1, ?2, ?3, ?4, (SELECT id FROM orders WHERE id = ?5), ?6, ?7)",
         (&ticket, &new.name, &new.email, &new.phone, new.order_id, &new.body, &new.language),
     )?;
-    let facts = json!({ "ticket": ticket, "name": new.name, "language": new.language });
-    outbox::queue(transaction, &format!("message/{ticket}"), "message", None, &new.email, &facts)?;
+    if confirm {
+        let facts = json!({ "ticket": ticket, "name": new.name, "language": new.language });
+        outbox::queue(transaction, &format!("message/{ticket}"), "message", None, &new.email, &facts)?;
+    }
     Ok(ticket)
 }
 

@@ -53,6 +53,9 @@ pub enum StoreError {
     /// A statement failed; its transaction was rolled back.
     #[error("the database refused a statement; nothing of its transaction was kept")]
     Statement(#[from] rusqlite::Error),
+    /// An order would find no room on the disk.
+    #[error("there is no room beside the database, so no order could be written")]
+    Room(#[source] std::io::Error),
     /// The thread that worked on the database ended early; its transaction was rolled back.
     #[error("work on the database was cut off; nothing of its transaction was kept")]
     CutOff(#[from] tokio::task::JoinError),
@@ -161,7 +164,8 @@ impl Store {
         .map_err(StoreError::from)?
     }
 
-    /// A real read, and a write lock taken and given back. Answers the schema's version.
+    /// A real read, a write lock taken and given back, and room beside the database: a full disk takes the lock and no
+    /// order. The database itself is not changed. Answers the schema's version.
     pub(crate) async fn probe(&self) -> Result<i64> {
         let version = self
             .read(|connection| {
@@ -170,13 +174,29 @@ impl Store {
             })
             .await?;
         let writer = self.writer.clone().lock_owned().await;
+        let path = self.path.clone();
         tokio::task::spawn_blocking(move || {
-            writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(StoreError::from)
+            writer.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(StoreError::from)?;
+            room(&path).map_err(StoreError::Room)
         })
         .await
         .map_err(StoreError::from)??;
         Ok(version)
     }
+}
+
+/// As much as an order may add to the database's log.
+const ROOM: usize = 64 << 10;
+
+/// An error when there is no room for an order beside the database.
+fn room(database: &Path) -> std::io::Result<()> {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(".room");
+    let probe = database.with_file_name(name);
+    let written = std::fs::write(&probe, vec![0; ROOM]);
+    // Also when only a part of it could be written.
+    let removed = std::fs::remove_file(&probe);
+    written.and(removed)
 }
 
 /// Opens a database that is there, for reading and writing.

@@ -106,9 +106,28 @@ fn effect_of_payment(
 fn effect_of_refund(transaction: &Transaction<'_>, remote: &RemoteRefund) -> Result<Effect, StoreError> {
     let receipt = remote.receipt.as_deref();
     let payment_id = Some(remote.payment_id.clone());
-    let Some(id) = payments::refund_spoken_of(transaction, &remote.id, &remote.payment_id, receipt)? else {
-        log::info(format_args!("ALERT refund {} was not made by this shop, look into it", remote.id));
-        return Ok((payment_id, None, "unknown refund"));
+    let known = payments::refund_spoken_of(transaction, &remote.id, &remote.payment_id, receipt)?;
+    let id = match known {
+        Some(id) => id,
+        // In the gateway's dashboard, by a person: the order says so from now on, and asks only for what is left.
+        None => {
+            match orders::refund_made_elsewhere(transaction, &remote.payment_id, &remote.id, remote.amount)? {
+                Some(id) => {
+                    log::info(format_args!(
+                        "ALERT refund {} was not made by this shop, it is noted as {id}",
+                        remote.id
+                    ));
+                    id
+                }
+                None => {
+                    log::info(format_args!(
+                        "ALERT refund {} is of no payment of this shop, look into it",
+                        remote.id
+                    ));
+                    return Ok((payment_id, None, "unknown refund"));
+                }
+            }
+        }
     };
     note_refund(transaction, id, remote)?;
     Ok((payment_id, None, "noted"))

@@ -57,15 +57,13 @@ pub(crate) struct RemotePayment {
     /// `created`, `authorized`, `captured`, `refunded`, `failed`.
     pub(crate) status: String,
     #[serde(default)]
-    pub(crate) captured: bool,
-    #[serde(default)]
     pub(crate) error_description: Option<String>,
 }
 
 impl RemotePayment {
-    /// Whether the money is the shop's, as far as it has not gone back.
+    /// Whether the money is the shop's. All of a `refunded` payment has gone back: it pays for nothing.
     pub(crate) fn is_captured(&self) -> bool {
-        self.status == "captured" || (self.status == "refunded" && self.captured)
+        self.status == "captured"
     }
 }
 
@@ -74,6 +72,8 @@ impl RemotePayment {
 pub(crate) struct RemoteRefund {
     pub(crate) id: String,
     pub(crate) payment_id: String,
+    #[serde(default)]
+    pub(crate) amount: i64,
     pub(crate) receipt: Option<String>,
     /// `pending`, `processed`, `failed`.
     pub(crate) status: String,

@@ -166,6 +166,25 @@ fn goods_are_added_and_changed() {
 }
 
 #[test]
+fn an_order_for_any_time_was_on_no_day_s_pick_list() {
+    let shop = Sandbox::seeded();
+    shop.make_admin();
+    let server = shop.serve();
+    server.browser().buy(1, 2, &key(1));
+    assert_eq!(shop.number("SELECT count(*) FROM orders WHERE delivery_day IS NULL"), 1);
+    let name: String =
+        shop.sql().query_row("SELECT name FROM products WHERE id = 1", [], |row| row.get(0)).unwrap();
+    let mut admin = server.browser();
+    admin.sign_in("asha@example.in", PASSWORD);
+    for path in ["/admin/pick", "/admin/pick?day=2030-01-07"] {
+        let page = admin.get(path);
+        assert!(page.body.contains(&name) && page.body.contains("/admin/orders/1"), "{path}: {}", page.body);
+    }
+    admin.post("/admin/orders/1/state", &[("state", "packed")]);
+    assert!(!admin.get("/admin/pick?day=2030-01-07").body.contains(&name), "packed");
+}
+
+#[test]
 fn an_order_goes_its_way_and_never_back() {
     let shop = Sandbox::seeded();
     shop.make_admin();

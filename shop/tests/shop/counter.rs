@@ -1,5 +1,7 @@
 //! A shop with the simulator beside it, as one test needs them.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -144,6 +146,15 @@ impl Counter {
         let refunds = "SELECT count(*) FROM refunds JOIN orders ON orders.id = order_id WHERE token = ?1";
         assert_eq!(of_order(refunds), 0, "nothing goes back");
         assert!(self.simulator.refunds().is_empty());
+    }
+
+    /// Gives money back as a person does it in the gateway's dashboard: the shop has not asked for it.
+    pub(crate) fn refund_at_the_gateway(&self, payment_id: &str, body: &str) {
+        let url = format!("http://{}/v1/payments/{payment_id}/refund", self.simulator.address());
+        let basic = format!("Basic {}", STANDARD.encode(format!("{KEY_ID}:{KEY_SECRET}")));
+        let request =
+            ureq::post(url).header("authorization", basic).header("content-type", "application/json");
+        assert_eq!(request.send(body).unwrap().status().as_u16(), 200);
     }
 
     /// Posts a webhook of the test's own making.

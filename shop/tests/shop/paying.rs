@@ -137,6 +137,26 @@ fn lost_callbacks_and_lost_webhooks_are_made_good_by_the_reconciler() {
     assert_eq!(counter.shop.number("SELECT count(*) FROM payments WHERE next_check_at IS NOT NULL"), 0);
 }
 
+/// Seen: what had been refunded at the gateway still counted as paid, and the goods would have gone out for nothing.
+#[test]
+fn an_order_whose_money_had_gone_back_was_placed_as_paid() {
+    let counter = Counter::open();
+    counter.simulator.faults(|faults| faults.drop_webhooks = 100);
+    let (token, order) = counter.order(1);
+    let paid = counter.simulator.pay(&order, &upi(), Outcome::Success).unwrap();
+    counter.refund_at_the_gateway(&paid.razorpay_payment_id, "{}");
+    assert_eq!(counter.simulator.payments()[0]["status"], "refunded");
+    counter.reconcile_now();
+    eventually("the reconciler has looked", || {
+        match counter.shop.number("SELECT count(*) FROM payments WHERE status = 'attempted'") {
+            1 => Ok(()),
+            _ => Err(format!("{:?}", counter.state(&token))),
+        }
+    });
+    assert_eq!(counter.state(&token), ("awaiting-payment".to_owned(), "pending".to_owned()));
+    counter.expire(&token);
+}
+
 fn captured(order: &str, payment: &str, amount: i64, currency: &str) -> Value {
     json!({ "entity": "event", "event": "payment.captured", "contains": ["payment"], "payload": { "payment": {
         "entity": { "id": payment, "entity": "payment", "amount": amount, "currency": currency,

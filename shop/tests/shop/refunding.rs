@@ -58,6 +58,27 @@ fn a_refund_that_is_asked_for_twice_is_made_once() {
     assert_eq!(counter.shop.number("SELECT count(*) FROM refunds"), 1);
 }
 
+/// Seen: one line in the log, and the order went on as paid; calling it off asked for all of the money again, in vain.
+#[test]
+fn a_refund_in_the_gateway_s_dashboard_went_unnoticed() {
+    let (counter, mut grocer, token) = paid();
+    let payment = counter.simulator.payments()[0].clone();
+    counter.refund_at_the_gateway(payment["id"].as_str().unwrap(), r#"{"amount":1200}"#);
+    counter.wait_for(&token, "placed", "part-refunded");
+    assert_eq!(counter.shop.number("SELECT refunded_paise FROM orders"), 1200);
+    let id = counter.shop.number("SELECT id FROM orders");
+    let page = grocer.post(&format!("/admin/orders/{id}/state"), &[("state", "cancelled")]);
+    assert_eq!(page.status, 303, "{}", page.body);
+    counter.reconcile_now();
+    counter.wait_for(&token, "cancelled", "refunded");
+    eventually("the rest has gone back", || {
+        let now = &counter.simulator.payments()[0]["amount_refunded"];
+        if *now == payment["amount"] { Ok(()) } else { Err(now.to_string()) }
+    });
+    assert_eq!(counter.simulator.refunds().len(), 2);
+    assert_eq!(counter.shop.number("SELECT count(*) FROM refunds WHERE status = 'failed'"), 0);
+}
+
 #[test]
 fn a_refund_without_an_answer_is_asked_for_again_under_the_same_key() {
     let (counter, mut grocer, token) = paid();

@@ -400,3 +400,19 @@ fn row_10_nobody_s_inbox_is_filled_by_strangers() {
     assert!(answers.iter().all(|answer| *answer == (200, true)), "{answers:?}");
     assert_eq!(shop.number("SELECT count(*) FROM outbox WHERE kind = 'account-password'"), 5);
 }
+
+/// Seen: the limit was on links for accounts alone.
+#[test]
+fn row_10_an_inbox_was_filled_by_strangers_through_the_form_for_messages() {
+    let shop = Sandbox::seeded();
+    let server = shop.serve();
+    for number in 0..9 {
+        let mut stranger = server.browser();
+        stranger.headers.push(("x-forwarded-for", format!("203.0.113.{number}")));
+        let fields = [("name", "Asha"), ("email", "anita@example.in"), ("body", "Buy my watches")];
+        let page = stranger.post("/contact", &fields);
+        assert!(page.status == 200 && page.body.contains("T-"), "the ticket is on the page: {}", page.body);
+    }
+    assert_eq!(shop.number("SELECT count(*) FROM messages"), 9);
+    assert_eq!(shop.number("SELECT count(*) FROM outbox WHERE kind = 'message'"), 5);
+}

@@ -1,9 +1,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::browser::key;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, Server};
 
 #[test]
 fn a_missing_database_is_refused_and_not_made() {
@@ -102,6 +103,26 @@ fn health_tells_the_release_and_fails_while_nobody_can_write() {
     while probe.get("/healthz").status != 200 {
         assert!(Instant::now() < deadline, "healthy again once the lock is gone");
     }
+}
+
+/// Seen: it took the write lock and gave it back, and a full disk lets one do that.
+#[test]
+fn health_was_well_while_no_order_could_be_written() {
+    let shop = Sandbox::seeded();
+    let inner = shop.command(&["serve"]);
+    let mut command = Command::new("/bin/sh");
+    // No file may grow beyond 40 KiB: a disk that is full for orders, and has room for the index of the log.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 80; exec \"$0\" \"$@\""]).arg(inner.get_program());
+    command.args(inner.get_args()).env_clear();
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let server = Server::start(command);
+    let mut probe = server.browser();
+    let page = probe.get("/healthz");
+    assert_eq!((page.status, page.json()["database"].as_str()), (503, Some("failing")), "{}", page.body);
+    assert_eq!(probe.get("/products").status, 200, "reading goes on");
+    let left = std::fs::read_dir(shop.database().parent().unwrap()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.ends_with(".room")), "{left:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use super::Result;
 #[allow(unused_imports, reason = "the payment pages use them")]
 pub(crate) use payment::{
     Captured, Paid, RefundRefused, expire_holds, holds_are_due, mark_paid, new_refund_key, refund,
-    refund_failed, refund_pending, refund_processed,
+    refund_failed, refund_made_elsewhere, refund_pending, refund_processed,
 };
 pub(super) use states::note_step;
 pub(crate) use states::{Actor, Moved, State, move_to};
@@ -321,14 +321,15 @@ pub(crate) struct Pick {
     pub(crate) orders: String,
 }
 
-/// What to take from the shelves for all orders that are placed and not packed, of a day or of all.
+/// What to take from the shelves for all orders that are placed and not packed, of a day or of all. Those that may come
+/// any time are for every day: nobody else would pack them.
 pub(crate) fn pick_list(connection: &Connection, day: Option<&str>) -> Result<Vec<Pick>> {
     let mut statement = connection.prepare_cached(
         "SELECT c.name AS category, i.product_name, i.pack_size, sum(i.quantity) AS quantity,
                 group_concat(o.id || CASE WHEN i.quantity > 1 THEN ' × ' || i.quantity ELSE '' END, ', ') AS orders
          FROM orders AS o JOIN order_items AS i ON i.order_id = o.id
          JOIN products AS p ON p.id = i.product_id JOIN categories AS c ON c.id = p.category_id
-         WHERE o.state = 'placed' AND (?1 IS NULL OR o.delivery_day = ?1)
+         WHERE o.state = 'placed' AND (?1 IS NULL OR o.delivery_day = ?1 OR o.delivery_day IS NULL)
          GROUP BY i.product_id, i.product_name, i.pack_size ORDER BY c.position, i.product_name",
     )?;
     let rows = statement

@@ -222,6 +222,32 @@ fn due(
     Ok((added == 1).then(|| transaction.last_insert_rowid()))
 }
 
+/// Notes a refund that was made at the gateway and not here, of an order's own payment. `None`: it is of no payment that
+/// an order has.
+pub(crate) fn refund_made_elsewhere(
+    transaction: &Transaction<'_>,
+    payment_id: &str,
+    razorpay_id: &str,
+    amount_paise: i64,
+) -> Result<Option<i64>> {
+    if amount_paise <= 0 {
+        return Ok(None);
+    }
+    let added: Option<(i64, i64)> = transaction
+        .query_row(
+            "INSERT INTO refunds (order_id, payment_id, idempotency_key, amount_paise, method, reason, status,
+                 razorpay_refund_id)
+             SELECT order_id, payment_id, 'elsewhere-' || ?2, ?3, 'razorpay', 'made at the gateway', 'pending', ?2
+             FROM payments WHERE payment_id = ?1 AND status IN ('captured', 'refunded') RETURNING id, order_id",
+            (payment_id, razorpay_id, amount_paise),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((id, order)) = added else { return Ok(None) };
+    count_refunds(transaction, order)?;
+    Ok(Some(id))
+}
+
 /// The gateway has taken the refund and works on it.
 pub(crate) fn refund_pending(transaction: &Transaction<'_>, refund_id: i64, razorpay_id: &str) -> Result<()> {
     transaction.execute(
@@ -268,9 +294,9 @@ pub(crate) fn refund_failed(transaction: &Transaction<'_>, refund_id: i64, error
 /// Has the order say what went back: refunds of its own payment that have not failed.
 fn count_refunds(transaction: &Transaction<'_>, order_id: i64) -> Result<()> {
     transaction.execute(
-        "UPDATE orders SET refunded_paise = back.paise,
+        "UPDATE orders SET refunded_paise = min(back.paise, total_paise),
              payment_status = CASE WHEN payment_status = 'pending' THEN 'pending' WHEN back.paise = 0 THEN 'paid'
-                 WHEN back.paise = total_paise THEN 'refunded' ELSE 'part-refunded' END,
+                 WHEN back.paise >= total_paise THEN 'refunded' ELSE 'part-refunded' END,
              updated_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
          FROM (SELECT coalesce(sum(r.amount_paise), 0) AS paise FROM refunds AS r
                WHERE r.order_id = ?1 AND r.status <> 'failed' AND r.reason <> 'paid twice') AS back

@@ -150,9 +150,12 @@ async fn pick(who: AdminVisit, query: AskedQuery) -> Result<Response, PageError>
     let filter = asked(query)?.filter()?;
     let day = filter.day.clone();
     let read = who.visit.shop.store.read(move |connection| {
-        let waiting = Filter { state: Some(State::Placed), ..filter };
-        let picks = orders::pick_list(connection, waiting.day.as_deref())?;
-        Ok::<_, PageError>((picks, orders::filtered(connection, &waiting, 500, 0)?))
+        let day = filter.day.clone();
+        let picks = orders::pick_list(connection, day.as_deref())?;
+        let waiting = Filter { state: Some(State::Placed), day: None, ..filter };
+        let mut waiting = orders::filtered(connection, &waiting, 500, 0)?;
+        waiting.retain(|order| day.is_none() || order.delivery_day.is_none() || order.delivery_day == day);
+        Ok::<_, PageError>((picks, waiting))
     });
     let (picks, orders) = read.await?;
     let values = context! { picks => Serde(picks), orders => Serde(orders), day => day.unwrap_or_default() };
