@@ -231,3 +231,56 @@ fn there_is_no_admin_that_nobody_made() {
     let hash: String = shop.sql().query_row("SELECT password_hash FROM users", [], |row| row.get(0)).unwrap();
     assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
 }
+
+#[test]
+fn every_act_of_the_grocer_s_is_in_the_log_with_who_did_it() {
+    let shop = Sandbox::seeded();
+    shop.make_admin();
+    let server = shop.serve();
+    server.browser().buy(1, 2, &key(1));
+    let mut guest = server.browser();
+    guest.post("/contact", &[("name", "Anita"), ("email", "a@b.in"), ("body", "Where is my order?")]);
+    let mut admin = server.browser();
+    admin.sign_in("asha@example.in", PASSWORD);
+    let form = |name: &'static str, price: &'static str| {
+        [
+            ("name", name),
+            ("category_id", "2"),
+            ("pack_size", "1 piece"),
+            ("net_quantity", "1"),
+            ("unit", "piece"),
+            ("mrp", "250"),
+            ("price", price),
+            ("stock", "4"),
+            ("stock_seen", "0"),
+            ("is_active", "yes"),
+        ]
+    };
+    let mut done = |path: &str, fields: &[(&str, &str)]| {
+        let page = admin.post(path, fields);
+        assert_eq!(page.status, 303, "{path}: {}", page.body);
+    };
+    done("/admin/products/new", &form("Jackfruit", "219.50"));
+    let made = shop.number("SELECT max(id) FROM products");
+    let mut changed = form("Jackfruit", "199.00").to_vec();
+    changed.retain(|(name, _)| *name != "stock_seen");
+    changed.push(("stock_seen", "4"));
+    done(&format!("/admin/products/{made}"), &changed);
+    done(&format!("/admin/products/{made}/stock"), &[("pieces", "3"), ("reason", "delivery"), ("note", "")]);
+    done("/admin/messages/1", &[("answer", "On its way.")]);
+    done("/admin/orders/1/state", &[("state", "packed")]);
+    let log: Vec<(String, String)> = shop
+        .sql()
+        .prepare("SELECT email, act || ', ' || object FROM audit_log ORDER BY id")
+        .and_then(|mut all| all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .unwrap();
+    let objects =
+        ["admin", &format!("product {made}"), &format!("product {made}"), &format!("product {made}")];
+    let objects = [&objects[..], &["message 1", "order 1"]].concat();
+    assert_eq!(log.len(), objects.len(), "{log:?}");
+    let page = admin.get("/admin/log");
+    for ((email, act), object) in log.iter().zip(objects) {
+        assert!(email == "asha@example.in" && act.ends_with(object), "{act} is not of {object}");
+        assert!(page.body.contains(act), "{act}: {}", page.body);
+    }
+}
