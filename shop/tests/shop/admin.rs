@@ -1,5 +1,5 @@
 use crate::browser::key;
-use crate::sandbox::{PASSWORD, Sandbox};
+use crate::sandbox::{PASSWORD, Sandbox, Server};
 
 #[test]
 fn pages_for_running_the_shop_need_a_login() {
@@ -283,4 +283,77 @@ fn every_act_of_the_grocer_s_is_in_the_log_with_who_did_it() {
         assert!(email == "asha@example.in" && act.ends_with(object), "{act} is not of {object}");
         assert!(page.body.contains(act), "{act}: {}", page.body);
     }
+}
+
+#[test]
+fn the_lists_that_a_grocer_works_from_say_what_they_are_for() {
+    let shop = Sandbox::seeded();
+    shop.make_admin();
+    shop.execute("UPDATE products SET stock = 50; UPDATE products SET stock = 4 WHERE id = 3;");
+    let server = shop.serve();
+    server.browser().buy(1, 2, &key(1));
+    server.browser().buy(1, 1, &key(2));
+    let (name, price): (String, i64) = shop
+        .sql()
+        .query_row("SELECT name, price_paise FROM products WHERE id = 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    let total = shop.number("SELECT total_paise FROM orders WHERE id = 1");
+    assert!(total >= 2 * price);
+    let mut admin = server.browser();
+    admin.sign_in("asha@example.in", PASSWORD);
+
+    let pick = admin.get("/admin/pick").body;
+    let line = pick.split("<tr").find(|row| row.contains(&name)).unwrap_or_else(|| panic!("{pick}"));
+    assert!(line.contains(">3<") && line.contains("1 × 2") && line.contains('2'), "{line}");
+
+    let table = admin.get("/admin/orders.csv").body;
+    let mut lines = table.lines();
+    assert_eq!(
+        lines.next().unwrap().trim_start_matches('\u{feff}'),
+        "order,placed,state,payment,paid,total,refunded,delivery day,slot,name,phone,email,address,city,pincode,region,pieces"
+    );
+    let first = lines.find(|line| line.starts_with("1,")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(total % 100, 0, "whole rupees");
+    assert!(
+        first.contains(&format!(",pending,{},0,", total / 100)) && first.contains(",Lakshmi Rao,"),
+        "{first}"
+    );
+    assert!(first.ends_with(",2"), "{first}");
+
+    let today = admin.get("/admin").body;
+    let low = today.split("Running out").nth(1).unwrap();
+    assert!(low.contains("/admin/products/3\"") && low.contains("4 left"), "{low}");
+    assert!(!low.contains("/admin/products/2\""), "50 are many");
+}
+
+#[test]
+fn whose_shop_it_is_stands_where_the_law_wants_it() {
+    let shop = Sandbox::seeded();
+    let mut command = shop.command(&["serve"]);
+    let said = [
+        ("SHOP_LEGAL_NAME", "Rao Provisions LLP"),
+        ("SHOP_ADDRESS", "14, Gandhi Bazaar, Bengaluru 560004"),
+        ("SHOP_PHONE", "+91 80 2222 3333"),
+        ("SHOP_EMAIL", "care@rao.example"),
+        ("SHOP_FSSAI", "11223344556677"),
+        ("SHOP_GSTIN", "29ABCDE1234F1Z5"),
+        ("SHOP_GRIEVANCE_OFFICER", "Meera Rao"),
+    ];
+    let server = Server::start({
+        command.envs(said);
+        command
+    });
+    let mut guest = server.browser();
+    let terms = guest.get("/terms").body;
+    for (name, value) in said {
+        assert!(terms.contains(value), "{name} is not in the terms");
+    }
+    for path in ["/", "/product/1", "/cart"] {
+        let page = guest.get(path).body;
+        assert!(page.contains("Rao Provisions LLP") && page.contains("11223344556677"), "{path}");
+    }
+    let product = guest.get("/product/1").body;
+    assert!(product.contains("+91 80 2222 3333") && product.contains("care@rao.example"), "whom to ask");
 }
