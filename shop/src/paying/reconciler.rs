@@ -7,7 +7,6 @@ use crate::db::orders;
 use crate::db::payments::{self, Payment, Refund};
 use crate::db::{Store, StoreError};
 use crate::log;
-use crate::razorpay::CallError;
 
 /// What is taken on in one round.
 const ROUND: i64 = 20;
@@ -71,12 +70,12 @@ impl Cashier {
                 log::info(format_args!("refund {id} of order {order_id} is {}", remote.status));
                 store.write(move |transaction| note_refund(transaction, id, &remote)).await?;
             }
-            Err(PayError::Gateway(error @ CallError::Refused { .. })) => {
+            Err(PayError::Gateway(error)) if error.is_final() => {
                 log::error(format_args!("refund {id} of order {order_id} needs a person"), &error);
                 let text = error.to_string();
                 store.write(move |transaction| orders::refund_failed(transaction, id, &text)).await?;
             }
-            // The key makes asking again safe.
+            // The key makes asking again safe; keys that are being changed are no word about the refund.
             Err(error) => {
                 let text = error.to_string();
                 let wait = 30 << attempts.clamp(0, 9);

@@ -38,6 +38,14 @@ impl CallError {
     }
 }
 
+impl CallError {
+    /// Whether asking again would be answered the same. Who we are (401, 403) and how often we ask (408, 429) says nothing
+    /// about what was asked for.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, CallError::Refused { status, .. } if !matches!(status, 401 | 403 | 408 | 429))
+    }
+}
+
 /// An order at Razorpay.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct RemoteOrder {

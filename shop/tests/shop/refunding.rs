@@ -79,6 +79,22 @@ fn a_refund_in_the_gateway_s_dashboard_went_unnoticed() {
     assert_eq!(counter.shop.number("SELECT count(*) FROM refunds WHERE status = 'failed'"), 0);
 }
 
+/// Seen: one answer of 401, as while keys are being changed, and the refund had failed for good.
+#[test]
+fn a_refund_was_given_up_when_the_keys_were_refused_once() {
+    let (counter, mut grocer, token) = paid();
+    counter.simulator.faults(|faults| faults.api = [ApiFault::Status(401)].into());
+    give_back(&mut grocer, "64");
+    eventually("it was asked for in vain once and then done", || {
+        counter.reconcile_now();
+        let sql = "SELECT attempts || ' ' || status FROM refunds";
+        let now: String = counter.shop.sql().query_row(sql, [], |row| row.get(0)).unwrap();
+        if now == "1 processed" { Ok(()) } else { Err(now) }
+    });
+    counter.wait_for(&token, "placed", "refunded");
+    assert_eq!(counter.simulator.refunds().len(), 1);
+}
+
 #[test]
 fn a_refund_without_an_answer_is_asked_for_again_under_the_same_key() {
     let (counter, mut grocer, token) = paid();
