@@ -289,7 +289,7 @@ fn a_command_that_imports_another_and_a_print_outside_ui_are_found() {
 }
 
 /// Each package is something to trust, to update and to wait for. Raising the ceiling is a decision: say why in the commit.
-const LOCKED_PACKAGES: usize = 350;
+const LOCKED_PACKAGES: usize = 352;
 
 #[test]
 fn locked_packages_stay_under_their_ceiling() {

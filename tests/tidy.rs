@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::sources::{files, workspace};
 
 /// Raised knowingly: each locked package is somebody else's code in a program that runs as the owner of the data.
-const MOST_LOCKED_PACKAGES: usize = 350;
+const MOST_LOCKED_PACKAGES: usize = 352;
 
 fn all_sources() -> Vec<std::path::PathBuf> {
     let root = workspace();

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use plimsoll_host::process::{self, End, Limits, Sink};
 use plimsoll_proxy::Kept;
 use rustix::fs::MemfdFlags;
@@ -122,8 +123,20 @@ impl Renewal {
                 Err(error) => return failed(error.to_string()),
             }
         }
-        failed(command.exec().to_string())
+        // An exec takes the handlers away, and a second renewal that is asked for before the new program has its own would
+        // end it. Kept back, the signal waits there. (One to stop would be kept back by a program that lets none through.)
+        match again().thread_block() {
+            Ok(()) => failed(command.exec().to_string()),
+            Err(error) => failed(error.to_string()),
+        }
     }
+}
+
+/// The signal for a renewal.
+fn again() -> SigSet {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGUSR2);
+    signals
 }
 
 /// Without what was said to this process alone.
@@ -143,12 +156,13 @@ fn own_folder() -> PathBuf {
 /// Heard before all else was done.
 static HEARD: Mutex<Option<Signals>> = Mutex::new(None);
 
-/// To be called first of all: a renewed program that is asked to renew itself again, before it hears that, would be ended
-/// by the kernel.
+/// To be called first of all: what was kept back for a renewed program comes as soon as it hears it.
 pub(crate) fn hear_early() {
     if std::env::var_os(HANDED_OVER).is_some() {
         // An error comes again when `serve` asks for them.
         *HEARD.lock().unwrap_or_else(PoisonError::into_inner) = hear().ok();
+        // It fails for signals that there are not.
+        let _ = again().thread_unblock();
     }
 }
 
